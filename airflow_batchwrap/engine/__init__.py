@@ -1,0 +1,1 @@
+"""What runs on the node: Python 3.8 or newer, the standard library and nothing else."""

@@ -1,0 +1,207 @@
+"""The contract between Airflow's side and the engine on the node. Version 1.
+
+Airflow's side imports this module; the engine, the weaker side, owns it. Everything that crosses is JSON.
+
+One run of a step, in the Batch task's working directory:
+
+* The archive arrives as :data:`ARCHIVE_NAME` and is started by ``python3 batchwrap.pyz``.
+* The *call* says what to run. It is the value of :data:`CALL_ENV` where that is at most :data:`INLINE_CALL_LIMIT`
+  bytes; a larger one is the file that :data:`CALL_FILE_ENV` names, relative to the working directory.
+* The engine leaves its answer below :data:`OUT_DIR`: :data:`RESULT_FILE` (the *result record*, always),
+  :data:`VALUE_FILE` (the value, where it is too large for the record) and the files the step chose, below
+  :data:`FILES_DIR`.
+* The exit code says who has to act: :data:`EXIT_DONE`, :data:`EXIT_STEP_RAISED`, :data:`EXIT_UNUSABLE`,
+  :data:`EXIT_ENGINE_FAILED`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Optional
+
+PROTOCOL_VERSION = 1
+
+ARCHIVE_NAME = "batchwrap.pyz"
+CALL_ENV = "BATCHWRAP_CALL"
+CALL_FILE_ENV = "BATCHWRAP_CALL_FILE"
+CALL_FILE = "batchwrap-call.json"
+ARGUMENTS_DIR = "batchwrap-arguments"  # values that travel as files, one file each
+OUT_DIR = "batchwrap-out"  # no leading dot: Batch's output file patterns skip dot-files
+RESULT_FILE = "result.json"
+VALUE_FILE = "value.json"
+FILES_DIR = "files"
+
+INLINE_VALUE_LIMIT = 48 * 1024  # bytes of JSON that a result record, and so an XCom, carries itself
+INLINE_CALL_LIMIT = 4 * 1024  # bytes of JSON that an environment variable carries
+
+EXIT_DONE = 0
+EXIT_STEP_RAISED = 1  # the user's code raised
+EXIT_UNUSABLE = 2  # the step or its arguments cannot be used
+EXIT_ENGINE_FAILED = 3  # the engine itself failed
+
+DONE = "done"
+STEP_RAISED = "step_raised"
+UNUSABLE = "unusable"
+ENGINE_FAILED = "engine_failed"
+EXIT_CODES = {
+    DONE: EXIT_DONE,
+    STEP_RAISED: EXIT_STEP_RAISED,
+    UNUSABLE: EXIT_UNUSABLE,
+    ENGINE_FAILED: EXIT_ENGINE_FAILED,
+}
+
+
+class ProtocolError(ValueError):
+    """What arrived does not follow this protocol, or follows another version of it."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One value for the step: exactly one of the three is meant, told by ``kind``.
+
+    :param kind: ``value`` (in ``value``), ``file`` (JSON in the file ``path``, relative to the working directory,
+        with its ``size`` in bytes and ``sha256``) or ``list`` (the values of ``items``, in order).
+    """
+
+    kind: str
+    value: Any = None
+    path: str = ""
+    size: int = 0
+    sha256: str = ""
+    items: List[Argument] = field(default_factory=list)
+
+    def to_json(self) -> Dict[str, Any]:
+        if self.kind == "value":
+            return {"kind": "value", "value": self.value}
+        if self.kind == "file":
+            return {"kind": "file", "path": self.path, "size": self.size, "sha256": self.sha256}
+        return {"kind": "list", "items": [item.to_json() for item in self.items]}
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> Argument:
+        kind = data.get("kind")
+        if kind == "value":
+            return cls("value", value=data.get("value"))
+        if kind == "file":
+            return cls("file", path=data["path"], size=data["size"], sha256=data["sha256"])
+        if kind == "list":
+            return cls("list", items=[cls.from_json(item) for item in data["items"]])
+        raise ProtocolError(f"an argument of kind {kind!r} is not known to protocol version {PROTOCOL_VERSION}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """What to run.
+
+    :param step: the step file's name below the archive's steps, such as ``1_extract.py``.
+    :param arguments: the positional arguments of ``do_action`` after the engine.
+    :param context: dag_id, run_id, task_id, map_index, try_number, attempt; strings and integers.
+    :param params: the DAG run's parameters, as the step reads them from ``engine.params``.
+    :param inputs: the input files' names, relative to the input directory, as the step sees them.
+    :param inputs_dir: where the input files are: absolute, or relative to the working directory, with ``$NAME``
+        expanded from the environment; empty where there are none.
+    :param output_container: the Blob container that the step's files go to; empty outside Batch.
+    """
+
+    step: str
+    arguments: List[Argument] = field(default_factory=list)
+    context: Dict[str, Any] = field(default_factory=dict)
+    params: Dict[str, Any] = field(default_factory=dict)
+    inputs: List[str] = field(default_factory=list)
+    inputs_dir: str = ""
+    output_container: str = ""
+    protocol: int = PROTOCOL_VERSION
+
+    def dumps(self) -> str:
+        data = asdict(self)
+        data["arguments"] = [argument.to_json() for argument in self.arguments]
+        return json.dumps(data, allow_nan=False, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def loads(cls, text: str) -> Call:
+        data = _object(text, "call")
+        data["arguments"] = [Argument.from_json(item) for item in data.get("arguments", [])]
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class ValueFile:
+    """The value, in a file of its own below :data:`OUT_DIR`."""
+
+    path: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One file that the step chose.
+
+    :param path: as the step named it, relative to the working directory, with forward slashes.
+    :param stored: where it lies below :data:`FILES_DIR`; differs from ``path`` only where a component of it starts
+        with a dot, which Batch's output file patterns would skip.
+    """
+
+    path: str
+    stored: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StepError:
+    """The exception that ended the step: type name, message, and the traceback as Python prints it."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result record.
+
+    :param outcome: one of :data:`DONE`, :data:`STEP_RAISED`, :data:`UNUSABLE`, :data:`ENGINE_FAILED`.
+    :param value: what ``do_action`` returned, where it is small enough; else None, with ``value_file`` given.
+    :param started: UTC, ISO 8601; likewise ``ended``.
+    """
+
+    outcome: str
+    started: str
+    ended: str
+    value: Any = None
+    value_file: Optional[ValueFile] = None
+    files: List[ResultFile] = field(default_factory=list)
+    error: Optional[StepError] = None
+    python: str = ""
+    protocol: int = PROTOCOL_VERSION
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self), allow_nan=False, indent=1, sort_keys=True)
+
+    @classmethod
+    def loads(cls, text: str) -> Result:
+        data = _object(text, "result record")
+        if data.get("value_file") is not None:
+            data["value_file"] = ValueFile(**data["value_file"])
+        if data.get("error") is not None:
+            data["error"] = StepError(**data["error"])
+        data["files"] = [ResultFile(**item) for item in data.get("files", [])]
+        return cls(**data)
+
+
+def _object(text: str, what: str) -> Dict[str, Any]:
+    """Parse a JSON object of this protocol's version."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ProtocolError(f"the {what} is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ProtocolError(f"the {what} is a {type(data).__name__}, not a JSON object")
+    if data.get("protocol") != PROTOCOL_VERSION:
+        raise ProtocolError(
+            f"the {what} follows protocol {data.get('protocol')!r}, this side follows {PROTOCOL_VERSION}: "
+            "pack the archive and run the workflow with the same version of airflow-batchwrap"
+        )
+    return data

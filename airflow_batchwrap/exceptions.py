@@ -1,0 +1,58 @@
+"""What can go wrong, told apart by what the caller does next.
+
+::
+
+    BatchWrapError
+    ├── ConfigError      fix the set-up: nothing was run
+    ├── PoolError        fix the pool: it cannot be had, or its nodes cannot work
+    ├── StepFailed       fix the step's code: it ran and did not succeed
+    │   └── StepTimeout  give the step more time, or less to do
+    └── TryAgain         the same call may succeed later
+        ├── NodeLost     the node went away under the step
+        └── Throttled    the service asks for fewer requests
+
+A message names the problem, the value that caused it, and the remedy, and never a key, a SAS or the value of an
+environment variable.
+"""
+
+from __future__ import annotations
+
+
+class BatchWrapError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class ConfigError(BatchWrapError):
+    """The set-up is wrong: a file, an argument, a connection. Trying again gives the same answer."""
+
+
+class PoolError(BatchWrapError):
+    """The pool is missing, cannot get its nodes, or its nodes cannot run tasks."""
+
+
+class StepFailed(BatchWrapError):
+    """The step's own code failed, or it could not be called.
+
+    :param message: the problem, with the traceback and the end of stderr where there are any.
+    :param exit_code: the process's exit code; None where it never started or was ended from outside.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StepTimeout(StepFailed):
+    """The step did not end before its deadline and was terminated."""
+
+
+class TryAgain(BatchWrapError):
+    """Nothing is wrong with the set-up or the code: the same call may succeed later."""
+
+
+class NodeLost(TryAgain):
+    """The node went away, or failed, under the step."""
+
+
+class Throttled(TryAgain):
+    """The service asks for fewer requests, or does not answer for now."""
