@@ -1,0 +1,124 @@
+"""Airflow's ids become legal Batch ids and blob names: derived, never random, and readable.
+
+A Batch id is at most 64 of ``[A-Za-z0-9_-]`` and is compared without regard to case (Azure Batch REST reference,
+"Job - Add": id). Airflow's ids are longer, richer and case-sensitive, so each name here ends in a short hash of the
+exact originals: two different originals never share a name, and the same original always has the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+
+MAX_BATCH_ID = 64  # characters
+MAX_CONTAINER = 63  # characters; Azure Storage, "Naming and referencing containers"
+_SUFFIX = 12  # characters: e999-a99999
+_HASH = 10  # hex digits: 40 bits, of names that also agree in their readable part
+
+
+@dataclass(frozen=True, order=True)
+class BatchTaskKey:
+    """What it takes to find one Batch task: its job's id and its own."""
+
+    job_id: str
+    batch_task_id: str
+
+    def __str__(self) -> str:
+        return f"{self.job_id}/{self.batch_task_id}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One submission of a step: the epoch that a person's clear starts, and the number within it.
+
+    :param epoch: 1 for the first; one more each time that a person clears the task.
+    :param number: 1 for the first; one more after each attempt that failed and was reported.
+    """
+
+    epoch: int = 1
+    number: int = 1
+
+    def __str__(self) -> str:
+        return f"e{self.epoch}-a{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Attempt | None:
+        """Read what ``str`` wrote; None where the text is something else."""
+        match = re.fullmatch(r"e(\d+)-a(\d+)", text)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return self.epoch, self.number
+
+
+def digest(*exact: object, length: int = _HASH) -> str:
+    """Return a short hash of the exact originals, stable everywhere."""
+    text = json.dumps([str(part) for part in exact], ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def slug(text: str, length: int) -> str:
+    """Return what is left of a text in ``[A-Za-z0-9_-]``, at most ``length`` characters, never empty."""
+    legal = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9_-]", "-", text)).strip("-_")
+    return legal[:length].strip("-_") or "x"
+
+
+def run_slug(run_id: str, length: int) -> str:
+    """Return a run id with its date kept readable: ``manual__2026-11-22T19:00:01+00:00`` -> ``manual-20261122T190001``."""
+    short = re.sub(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?(\+00:00|Z)?", r"\1\2\3T\4\5\6", run_id)
+    return slug(short.replace("__", "-"), length)
+
+
+def batch_id(readable: list[str], exact: tuple[object, ...], suffix: str = "") -> str:
+    """Return a Batch id: the readable parts, shortened evenly where they are too long, a hash, and a suffix.
+
+    :param readable: at least one part, most telling first.
+    :param exact: the originals that the id stands for.
+    :param suffix: kept whole at the end, such as ``e1-a2``.
+    """
+    tail = "-".join(part for part in (digest(*exact), suffix) if part)
+    # Room is kept for the longest suffix, so that the readable part is the same whatever the suffix is.
+    room = MAX_BATCH_ID - _HASH - _SUFFIX - len(readable) - 1
+    parts = [slug(part, MAX_BATCH_ID) for part in readable]
+    # The longest part gives way first, so that short ones stay whole.
+    while sum(map(len, parts)) > room:
+        longest = max(range(len(parts)), key=lambda index: len(parts[index]))
+        parts[longest] = parts[longest][:-1]
+    return "-".join([part.strip("-_") or "x" for part in parts] + [tail])
+
+
+def setup_id(dag_id: str, scope: str, run_id: str, map_index: int, epoch: int, number: int = 1) -> str:
+    """Return the id of the pool and of the job that one set-up task makes in one epoch.
+
+    :param scope: the workflow's group id, or the set-up task's own id outside a group.
+    :param number: 2 and more where Azure still holds the id before it, being deleted.
+    """
+    suffix = f"e{epoch}" + (f"-{number}" if number > 1 else "")
+    readable = [dag_id] if scope == dag_id else [dag_id, scope]
+    return batch_id([*readable, run_slug(run_id, 40)], (dag_id, scope, run_id, map_index), suffix)
+
+
+def step_id(task_id: str, step: str, map_index: int, attempt: Attempt) -> str:
+    """Return the Batch task's id of one attempt at a step, unique within its job."""
+    readable = [step] if map_index < 0 else [step, str(map_index)]
+    return batch_id(readable, (task_id, map_index), str(attempt))
+
+
+def step_family(task_id: str, step: str, map_index: int) -> str:
+    """Return what the Batch task ids of all attempts at one step begin with."""
+    return step_id(task_id, step, map_index, Attempt()).removesuffix(str(Attempt()))
+
+
+def container_name(dag_id: str) -> str:
+    """Return the name of the Blob container that holds one DAG's results."""
+    readable = re.sub(r"[^a-z0-9]+", "-", dag_id.lower()).strip("-") or "x"
+    tail = digest(dag_id)
+    return f"batchwrap-{readable[: MAX_CONTAINER - len(tail) - 11].strip('-')}-{tail}"
+
+
+def run_prefix(run_id: str, scope: str) -> str:
+    """Return the folder, in a container, of one run's results: ``<run>/<scope>``."""
+    return f"{run_slug(run_id, 60)}-{digest(run_id, length=6)}/{slug(scope, 100)}-{digest(scope, length=6)}"
