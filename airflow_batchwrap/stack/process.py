@@ -1,0 +1,171 @@
+"""Child processes that run in their own session, write to a log file, and are stopped for certain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+# A process's start time is told in clock ticks (0.01 s on Linux); two readings may differ by rounding.
+_START_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """One process, told apart from a later one that was given the same number.
+
+    :param pid: the number.
+    :param started: when it started, in seconds since 1970, as the system tells it.
+    """
+
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """Name a process that runs now.
+
+        :param pid: its number.
+        :return: its identity, or None where no such process runs.
+        """
+        try:
+            return cls(pid, psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
+
+    def process(self) -> psutil.Process | None:
+        """Find the process again.
+
+        :return: it, or None where it has ended (a zombie has ended), even if its number was given away since.
+        """
+        try:
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.started) < _START_TOLERANCE
+            return found if same and found.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Start a program in a session of its own, with nothing on its input and all its output in a file.
+
+    A file, and not a pipe, so that the program outlives its parent and never blocks on an unread pipe.
+
+    :param argv: the program and its arguments.
+    :param log: the file for stdout and stderr, appended to; readable by its owner only.
+    :param env: the whole environment; None for this process's own.
+    :param cwd: its working directory; None for this process's own.
+    :return: its process id.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        child = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    # The child is followed by its process id from here on, also by other processes; Popen would only warn that it runs.
+    child.returncode = 0
+    return child.pid
+
+
+def ended(pid: int) -> bool:
+    """Tell whether a process has ended, collecting it where it was a child of this process.
+
+    :param pid: its number.
+    :return: True once it runs no more.
+    """
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    return ProcessId.of(pid) is None
+
+
+def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
+    """List processes and all that descends from them.
+
+    Taken before anything is stopped: once a parent is gone its children cannot be found any more.
+
+    :param roots: the processes to start from; those that have ended are left out.
+    :return: the roots that run, and their descendants.
+    """
+    found: dict[int, psutil.Process] = {}
+    for root in roots:
+        process = root.process()
+        if process is None:
+            continue
+        found[process.pid] = process
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update((child.pid, child) for child in process.children(recursive=True))
+    return list(found.values())
+
+
+def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> None:
+    """Stop processes and all that descends from them, and return when none is left.
+
+    :param roots: the processes that were started; those that have ended are fine.
+    :param polite: the signal that asks each root to end.
+    :param grace: seconds that they are given, before whatever is left is killed.
+    """
+    everyone = family(roots)
+    for root in roots:
+        process = root.process()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(polite)
+    left = _wait_until_gone(everyone, grace)
+    # What was started between the list and the signal is a child of something still on the list.
+    for process in {*left, *family(roots)}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _wait_until_gone(left, grace)
+
+
+def _wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    left = [process for process in processes if _runs(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = [process for process in left if _runs(process)]
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        if os.waitpid(process.pid, os.WNOHANG)[0] == process.pid:
+            return False
+    try:
+        # A zombie whose parent is not us has ended all the same.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def tail(log: Path, lines: int = 20) -> str:
+    """Read the end of a log file.
+
+    :param log: the file.
+    :param lines: how many lines at most.
+    :return: those lines; an empty text where there is no such file.
+    """
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 400 * lines))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
