@@ -67,7 +67,7 @@ def slug(text: str, length: int) -> str:
 
 
 def run_slug(run_id: str, length: int) -> str:
-    """Return a run id with its date kept readable: ``manual__2026-11-22T19:00:01+00:00`` -> ``manual-20261122T190001``."""
+    """Return a run id, its date kept readable: ``manual__2026-11-22T19:00:01+00:00`` -> ``manual-20261122T190001``."""
     short = re.sub(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(\.\d+)?(\+00:00|Z)?", r"\1\2\3T\4\5\6", run_id)
     return slug(short.replace("__", "-"), length)
 

@@ -1,0 +1,147 @@
+"""BatchWrapHook: every Batch and Blob call of this package, blocking and async.
+
+It builds its clients through AzureBatchHook and WasbHook, so that every way of signing in that their connections know
+works here: account key, service principal, managed identity, SAS. Both import Azure's SDKs at module level; here those
+imports stay inside methods, because this module may be imported while a DAG file is parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.hooks.blobs import BlobCalls
+from airflow_batchwrap.hooks.errors import translated
+from airflow_batchwrap.hooks.pools import PoolCalls
+from airflow_batchwrap.hooks.tasks import TaskCalls
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+    from azure.batch.aio import BatchClient as AsyncBatchClient
+    from azure.storage.blob import BlobServiceClient
+
+
+class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
+    """Talk to one Batch account and one storage account.
+
+    :param azure_batch_conn_id: Airflow connection of type ``azure_batch``.
+    :param wasb_conn_id: Airflow connection of type ``wasb``.
+    """
+
+    conn_name_attr = "azure_batch_conn_id"
+    default_conn_name = "azure_batch_default"
+    conn_type = "azure_batch"
+    hook_name = "Azure Batch with Blob"
+
+    def __init__(self, azure_batch_conn_id: str = "azure_batch_default", wasb_conn_id: str = "wasb_default") -> None:
+        super().__init__()
+        self.azure_batch_conn_id = azure_batch_conn_id
+        self.wasb_conn_id = wasb_conn_id
+
+    def get_conn(self) -> BatchClient:
+        """Return the blocking Batch client."""
+        return self.batch
+
+    @cached_property
+    def batch(self) -> BatchClient:
+        """The blocking Batch client.
+
+        :raises ConfigError: the connection is missing or incomplete.
+        """
+        from airflow.providers.microsoft.azure.hooks.batch import AzureBatchHook
+
+        with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
+            return AzureBatchHook(self.azure_batch_conn_id).get_conn()
+
+    @cached_property
+    def blobs(self) -> BlobServiceClient:
+        """The blocking Blob client.
+
+        :raises ConfigError: the connection is missing or incomplete.
+        """
+        from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
+
+        with self._connecting(self.wasb_conn_id, "wasb", "host (the account's Blob address), login and password"):
+            return WasbHook(self.wasb_conn_id).get_conn()
+
+    @asynccontextmanager
+    async def async_batch(self) -> AsyncIterator[AsyncBatchClient]:
+        """Open an async Batch client on the same connection, closed with the block.
+
+        AzureBatchHook has no async client: this builds the one that its ``get_conn`` would.
+
+        :raises ConfigError: the connection is missing or incomplete.
+        """
+        from airflow.providers.microsoft.azure.utils import get_async_default_azure_credential
+        from azure.batch.aio import BatchClient
+        from azure.core.credentials import AzureNamedKeyCredential
+
+        with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
+            conn = await self.aget_connection(self.azure_batch_conn_id)
+            extra = conn.extra_dejson
+            url = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
+            if not url:
+                raise ConfigError(f"Connection {self.azure_batch_conn_id!r} has no account_url in its extra.")
+            credential: Any
+            if conn.login and conn.password:
+                credential = AzureNamedKeyCredential(conn.login, conn.password)
+            else:
+                credential = get_async_default_azure_credential(
+                    managed_identity_client_id=extra.get("managed_identity_client_id"),
+                    workload_identity_tenant_id=extra.get("workload_identity_tenant_id"),
+                )
+            client = BatchClient(endpoint=url, credential=credential)
+        try:
+            yield client
+        finally:
+            await client.close()
+            if hasattr(credential, "close"):
+                await credential.close()
+
+    def batch_call(self, doing: str) -> AbstractContextManager[None]:
+        """Translate what the Batch client raises inside.
+
+        :param doing: completes "Could not ...".
+        """
+        return translated(doing, "the Batch account", self.azure_batch_conn_id)
+
+    def blob_call(self, doing: str) -> AbstractContextManager[None]:
+        """Translate what the Blob client raises inside; as :meth:`batch_call`."""
+        return translated(doing, "the storage account", self.wasb_conn_id)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Look at both accounts, as Airflow's connection form asks."""
+        try:
+            with self.batch_call("list pools"):
+                next(iter(self.batch.list_pools(max_results=1)), None)
+            with self.blob_call("list containers"):
+                next(iter(self.blobs.list_containers(results_per_page=1)), None)
+        except Exception as error:  # the form shows any reason
+            return False, str(error)
+        return True, "The Batch account and the storage account answer."
+
+    def _connecting(self, conn_id: str, conn_type: str, fields: str) -> AbstractContextManager[None]:
+        return _Connecting(conn_id, conn_type, fields)
+
+
+class _Connecting(AbstractContextManager[None]):
+    """Turn what a missing or incomplete connection raises into one ConfigError that says what to fill in."""
+
+    def __init__(self, conn_id: str, conn_type: str, fields: str) -> None:
+        self.conn_id, self.conn_type, self.fields = conn_id, conn_type, fields
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, ConfigError) or not isinstance(error, Exception):
+            return
+        # The kind alone: the text of a client's ValueError can hold the key it choked on.
+        reason = str(error) if "isn't defined" in str(error) else type(error).__name__
+        raise ConfigError(
+            f"Connection {self.conn_id!r} cannot be used ({reason}). It is of type {self.conn_type!r} and needs "
+            f"{self.fields}, or a managed identity; set it in Airflow's Admin > Connections or in the environment "
+            f"variable AIRFLOW_CONN_{self.conn_id.upper()}."
+        ) from None

@@ -1,0 +1,270 @@
+"""Blob storage: content-addressed uploads, SAS of the least privilege, results read and downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.workspace import BlobRef, InputFile
+
+if TYPE_CHECKING:
+    from azure.storage.blob import BlobServiceClient
+
+INPUTS_CONTAINER = "batchwrap-inputs"
+UPLOAD_THREADS = 8
+_CHUNK = 4 * 1024 * 1024  # bytes
+# A user delegation key lives at most 7 days (Azure Storage, "Create a user delegation SAS").
+_DELEGATION_DAYS = 7
+_CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
+
+
+class BlobCalls:
+    """The part of BatchWrapHook that deals with Blob."""
+
+    if TYPE_CHECKING:
+        wasb_conn_id: str
+
+        @property
+        def blobs(self) -> BlobServiceClient: ...
+
+        def blob_call(self, doing: str) -> AbstractContextManager[None]: ...
+
+    # --- containers
+
+    def ensure_container(self, name: str) -> None:
+        """Create a container unless it is there."""
+        from azure.core.exceptions import ResourceExistsError
+
+        from airflow_batchwrap.hooks.errors import code_of
+
+        with self.blob_call(f"create container {name!r}"):
+            try:
+                self.blobs.create_container(name)
+            except ResourceExistsError as error:
+                if code_of(error) != "ContainerAlreadyExists":
+                    raise
+
+    # --- uploads, addressed by content
+
+    def upload_bytes(self, container: str, blob: str, data: bytes) -> BlobRef:
+        """Upload content under a name that holds its sha256, unless it is there."""
+        ref = BlobRef(container, blob, len(data), hashlib.sha256(data).hexdigest())
+        if not self._is_there(ref):
+            self._upload(ref, data)
+        return ref
+
+    def upload_file(self, container: str, folder: str, path: Path, name: str) -> InputFile:
+        """Upload one input file to ``<folder>/<sha256>/<name>``, unless it is there.
+
+        :param name: as the step opens it.
+        :raises ConfigError: the file cannot be read, or changed while it was read.
+        """
+        try:
+            with path.open("rb") as source:
+                sha256, size = hash_stream(source)
+                ref = BlobRef(container, f"{folder}/{sha256}/{name}", size, sha256)
+                if not self._is_there(ref):
+                    source.seek(0)
+                    self._upload(ref, source)
+                    source.seek(0)
+                    if hash_stream(source) != (sha256, size):
+                        self._discard(ref)
+                        raise ConfigError(f"Input file {str(path)!r} changed while it was uploaded. Run it again.")
+        except OSError as error:
+            raise ConfigError(
+                f"Input file {str(path)!r} cannot be read: {error.strerror}. Check `inputs` and its rights."
+            ) from None
+        return InputFile(name, ref)
+
+    def upload_inputs(self, files: Sequence[tuple[str, Path]]) -> tuple[InputFile, ...]:
+        """Upload input files side by side, each once for ever; return them in the order given.
+
+        :param files: name for the step, and local path.
+        """
+        if not files:
+            return ()
+        self.ensure_container(INPUTS_CONTAINER)
+        with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="batchwrap-upload") as threads:
+            jobs = [threads.submit(self.upload_file, INPUTS_CONTAINER, "files", path, name) for name, path in files]
+            return tuple(job.result() for job in jobs)
+
+    def gather_set(self, files: Sequence[InputFile]) -> str:
+        """Copy input blobs, inside the storage account, below one prefix that stands for the whole set.
+
+        A job preparation task names at most about 80 addresses, but one prefix brings any number of files.
+
+        :return: the prefix, ``sets/<sha256 of the list>/``.
+        """
+        listing = json.dumps([[item.name, item.ref.sha256] for item in files])
+        prefix = f"sets/{hashlib.sha256(listing.encode()).hexdigest()}/"
+        container = self.blobs.get_container_client(INPUTS_CONTAINER)
+
+        def copy(item: InputFile) -> None:
+            with self.blob_call(f"copy input {item.name!r} inside container {INPUTS_CONTAINER!r}"):
+                target = container.get_blob_client(prefix + item.name)
+                if target.exists():
+                    return
+                target.start_copy_from_url(self.sas_url(item.ref, timedelta(hours=1)))
+
+        with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="batchwrap-copy") as threads:
+            for job in [threads.submit(copy, item) for item in files]:
+                job.result()
+        return prefix
+
+    def _is_there(self, ref: BlobRef) -> bool:
+        """Tell whether a blob of this name, which holds its own hash, has the whole content."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.blob_call(f"look for blob {ref.blob!r}"):
+            try:
+                properties = self.blobs.get_blob_client(ref.container, ref.blob).get_blob_properties()
+            except ResourceNotFoundError:
+                return False
+            return bool(properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256)
+
+    def _upload(self, ref: BlobRef, data: bytes | IO[bytes]) -> None:
+        with self.blob_call(f"upload blob {ref.blob!r} to container {ref.container!r}"):
+            self.blobs.get_blob_client(ref.container, ref.blob).upload_blob(
+                data, length=ref.size, overwrite=True, metadata={"sha256": ref.sha256}, max_concurrency=2
+            )
+
+    def _discard(self, ref: BlobRef) -> None:
+        with self.blob_call(f"delete blob {ref.blob!r}"):
+            self.blobs.get_blob_client(ref.container, ref.blob).delete_blob()
+
+    # --- SAS
+
+    def sas_url(self, ref: BlobRef, lifetime: timedelta) -> str:
+        """Return an address that may read this one blob, and nothing else."""
+        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+        client = self.blobs.get_blob_client(ref.container, ref.blob)
+        signer = self._signer(lifetime)
+        if signer is None:
+            return self._with_own_sas(str(client.url))
+        with self.blob_call(f"sign an address for blob {ref.blob!r}"):
+            token = generate_blob_sas(
+                account_name=str(self.blobs.account_name),
+                container_name=ref.container,
+                blob_name=ref.blob,
+                permission=BlobSasPermissions(read=True),
+                **signer,
+            )
+        return f"{client.url}?{token}"
+
+    def container_sas_url(self, container: str, lifetime: timedelta, *, write: bool = False) -> str:
+        """Return an address that may read and list one container or, with ``write``, create and write blobs in it."""
+        from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+        client = self.blobs.get_container_client(container)
+        signer = self._signer(lifetime)
+        if signer is None:
+            return self._with_own_sas(str(client.url))
+        granted = (
+            ContainerSasPermissions(create=True, write=True) if write else ContainerSasPermissions(True, list=True)
+        )
+        with self.blob_call(f"sign an address for container {container!r}"):
+            token = generate_container_sas(
+                account_name=str(self.blobs.account_name), container_name=container, permission=granted, **signer
+            )
+        return f"{client.url}?{token}"
+
+    def _signer(self, lifetime: timedelta) -> dict[str, Any] | None:
+        """Return what signs a SAS and bounds its life; None where the connection itself is a SAS, which cannot sign.
+
+        :raises ConfigError: the connection can sign nothing.
+        """
+        now = datetime.now(UTC)
+        bounds: dict[str, Any] = {"start": now - _CLOCK_SKEW, "expiry": now + lifetime}
+        if not self.blobs.url.startswith("https:"):
+            bounds["protocol"] = "https,http"
+        else:
+            bounds["protocol"] = "https"
+        credential = self.blobs.credential
+        if key := getattr(credential, "account_key", None):
+            return {"account_key": key, **bounds}
+        if hasattr(credential, "get_token"):
+            bounds["expiry"] = now + min(lifetime, timedelta(days=_DELEGATION_DAYS) - _CLOCK_SKEW)
+            with self.blob_call("get a user delegation key"):
+                key = self.blobs.get_user_delegation_key(bounds["start"], bounds["expiry"])
+            return {"user_delegation_key": key, **bounds}
+        if "sig=" in self.blobs.url or hasattr(credential, "signature"):
+            return None
+        raise ConfigError(
+            f"Connection {self.wasb_conn_id!r} cannot sign addresses for the nodes. Give it an account key, an "
+            "identity with the role Storage Blob Delegator, or a SAS."
+        )
+
+    def _with_own_sas(self, url: str) -> str:
+        """Return an address with the connection's own SAS, which is all that such a connection can grant."""
+        signature = getattr(self.blobs.credential, "signature", "")
+        return f"{url}?{signature.lstrip('?')}" if signature and "sig=" not in url else url
+
+    @cached_property
+    def longest_sas(self) -> timedelta | None:
+        """How long a SAS of this connection can live; None where nothing bounds it."""
+        keyed = getattr(self.blobs.credential, "account_key", None)
+        return None if keyed else timedelta(days=_DELEGATION_DAYS) - _CLOCK_SKEW
+
+    # --- results
+
+    def read_blob(self, container: str, blob: str) -> bytes | None:
+        """Return a small blob whole; None where there is none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.blob_call(f"read blob {blob!r} of container {container!r}"):
+            try:
+                return self.blobs.get_blob_client(container, blob).download_blob().readall()
+            except ResourceNotFoundError:
+                return None
+
+    def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str:
+        """Return the end of a blob as text; empty where there is none.
+
+        :param limit: bytes.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        client = self.blobs.get_blob_client(container, blob)
+        with self.blob_call(f"read blob {blob!r} of container {container!r}"):
+            try:
+                size = client.get_blob_properties().size
+                if not size:
+                    return ""
+                start = max(0, size - limit)
+                return client.download_blob(offset=start, length=size - start).readall().decode("utf-8", "replace")
+            except ResourceNotFoundError:
+                return ""
+
+    def list_blobs(self, container: str, prefix: str) -> dict[str, int]:
+        """Return the sizes, in bytes, of the blobs below a prefix, by name."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.blob_call(f"list container {container!r}"):
+            try:
+                found = self.blobs.get_container_client(container).list_blobs(name_starts_with=prefix)
+                return {item.name: item.size for item in found}
+            except ResourceNotFoundError:
+                return {}
+
+    def stream_blob(self, container: str, blob: str) -> Iterator[bytes]:
+        """Yield a blob's content in order, in pieces of a few MB."""
+        with self.blob_call(f"download blob {blob!r} of container {container!r}"):
+            yield from self.blobs.get_blob_client(container, blob).download_blob(max_concurrency=2).chunks()
+
+
+def hash_stream(source: IO[bytes]) -> tuple[str, int]:
+    """Return the sha256 and the size in bytes of what is left in a stream."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size

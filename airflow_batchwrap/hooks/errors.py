@@ -1,0 +1,106 @@
+"""Azure's errors become ours, told apart by what the caller does next, with no secret in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, Throttled
+
+_QUOTA = {
+    "AccountCoreQuotaReached": "cores",
+    "PoolQuotaReached": "pools",
+    "ActiveJobAndScheduleQuotaReached": "active jobs and schedules",
+}
+_BUSY = {408, 429, 500, 502, 503, 504}
+
+
+def scrub(text: str) -> str:
+    """Return a text without what could be a SAS: the query of every URL and every signature is cut out."""
+    text = re.sub(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*", "?...", text)
+    return re.sub(r"(?i)\b(sig|signature|AccountKey|SharedAccessSignature)=[^\s&;'\"<>)]+", r"\1=...", text)
+
+
+def code_of(error: BaseException) -> str:
+    """Return Azure's error code, such as ``PoolNotFound``; empty where the error has none.
+
+    The status alone does not tell: the Batch client makes every 409 one exception type, and with ``If-Match`` every
+    error another.
+    """
+    for holder in (getattr(error, "error", None), error):
+        code = getattr(holder, "code", None) or getattr(holder, "error_code", None)
+        if code:
+            return str(getattr(code, "value", code))
+    return ""
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return the first line of Azure's own message, scrubbed: what follows is ids and times."""
+    detail = getattr(getattr(error, "error", None), "message", None) or getattr(error, "message", None) or str(error)
+    if not isinstance(detail, str):
+        detail = str(detail)
+    lines = [line.strip() for line in detail.splitlines() if line.strip()]
+    return scrub(lines[0])[:500] if lines else type(error).__name__
+
+
+def details_of(error: BaseException) -> str:
+    """Return the name-and-value pairs that Batch adds to some errors, as one line."""
+    pairs = []
+    for item in getattr(getattr(error, "error", None), "details", None) or ():
+        key, value = getattr(item, "code", None), getattr(item, "message", None)
+        if key and value:
+            pairs.append(f"{key}: {scrub(str(value))}")
+    return "; ".join(pairs)[:1000]
+
+
+def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWrapError:
+    """Return our error for one of Azure's.
+
+    :param doing: what was being done, as "create pool 'p1'".
+    :param where: "the Batch account" or "the storage account".
+    :param conn_id: the Airflow connection to look at.
+    """
+    from azure.core import exceptions as azure
+
+    said = sentence_of(error)
+    code = code_of(error)
+    status = getattr(error, "status_code", None)
+    extra = details_of(error)
+    said = f"{said} ({extra})" if extra else said
+    if isinstance(error, azure.ServiceRequestError | azure.ServiceResponseError) and status is None:
+        return Throttled(
+            f"Could not {doing}: {where} of connection {conn_id!r} does not answer: {said}. "
+            "Check that the address in the connection is right and that the service is up."
+        )
+    if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
+        return ConfigError(
+            f"Could not {doing}: {where} refused the credentials of connection {conn_id!r}"
+            f" ({code or status}): {said}. Check the account name and key, or the roles of the identity, there;"
+            " a clock that is off by more than 15 minutes gives the same answer."
+        )
+    if status in _BUSY:
+        return Throttled(f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later.")
+    if code in _QUOTA:
+        return PoolError(
+            f"Could not {doing}: the account's quota of {_QUOTA[code]} is used up ({code}): {said}. "
+            "Delete what is no longer needed, or ask Azure for a higher quota."
+        )
+    label = code or status or type(error).__name__
+    return ConfigError(f"Could not {doing}: {where} answered {label}: {said}")
+
+
+@contextmanager
+def translated(doing: str, where: str, conn_id: str) -> Iterator[None]:
+    """Translate what Azure raises inside; errors that are ours already pass through.
+
+    The original is not chained: its text may hold an address with a SAS, and Airflow logs whole chains.
+    """
+    from azure.core.exceptions import AzureError
+
+    try:
+        yield
+    except BatchWrapError:
+        raise
+    except AzureError as error:
+        raise translate(error, doing, where, conn_id) from None

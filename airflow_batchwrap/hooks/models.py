@@ -1,0 +1,166 @@
+"""Our settings become the SDK's models. Nothing here sends anything.
+
+Facts about Azure that decide a line are told there; more of them are in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+from azure.batch import models
+
+from airflow_batchwrap.engine import protocol
+
+# Whether a Batch task's default user is its own or the pool's differs by what one reads, so it is always said.
+# Rights on files that one Batch task leaves for another depend on it.
+USER = models.UserIdentity(
+    auto_user=models.AutoUserSpecification(
+        scope=models.AutoUserScope.POOL, elevation_level=models.ElevationLevel.NON_ADMIN
+    )
+)
+FILE_MODE = "0755"  # the service's default, 0770, shuts out other users of the node
+INPUTS_DIR = "inputs"
+FINGERPRINT_ENV = "BATCHWRAP_FINGERPRINT"
+PREPARATION_ID = "jobpreparation"
+RELEASE_ID = "jobrelease"
+
+# An exec'ed shell child is the Batch task's own process: signals and the exit code pass through. Batch itself uses
+# no shell, so variables would not expand without one.
+ENGINE_COMMAND = f"/bin/sh -c 'exec python3 {protocol.ARCHIVE_NAME}'"
+
+
+def shell_command(command: str) -> str:
+    """Return a command line that runs a user's command in a shell, as Batch itself does not."""
+    quoted = command.replace("'", "'\"'\"'")
+    return f"/bin/sh -c '{quoted}'"
+
+
+def resource_file(url: str, path: str) -> models.ResourceFile:
+    """Return one blob that is put at ``path``, relative to the working directory."""
+    return models.ResourceFile(http_url=url, file_path=path, file_mode=FILE_MODE)
+
+
+def resource_folder(container_url: str, prefix: str, path: str) -> models.ResourceFile:
+    """Return all blobs below a prefix, put below ``path`` with their whole names."""
+    return models.ResourceFile(
+        storage_container_url=container_url, blob_prefix=prefix, file_path=path, file_mode=FILE_MODE
+    )
+
+
+def output_file(container_url: str, pattern: str, path: str) -> models.OutputFile:
+    """Return what Batch uploads whatever the outcome, as long as the node lives."""
+    return models.OutputFile(
+        file_pattern=pattern,
+        destination=models.OutputFileDestination(
+            container=models.OutputFileBlobContainerDestination(container_url=container_url, path=path)
+        ),
+        upload_options=models.OutputFileUploadConfiguration(
+            upload_condition=models.OutputFileUploadCondition.TASK_COMPLETION
+        ),
+    )
+
+
+def step_outputs(container_url: str, prefix: str) -> list[models.OutputFile]:
+    """Return the uploads of one attempt, below ``prefix``.
+
+    Names without a wildcard are exact blob names. With one, ``path`` is a prefix, and it is not documented whether the
+    literal part of the pattern is kept: the fetch finds those files by the result record.
+    """
+    out = protocol.OUT_DIR
+    return [
+        output_file(container_url, f"{out}/{protocol.RESULT_FILE}", f"{prefix}/{protocol.RESULT_FILE}"),
+        output_file(container_url, f"{out}/{protocol.VALUE_FILE}", f"{prefix}/{protocol.VALUE_FILE}"),
+        output_file(container_url, f"{out}/{protocol.FILES_DIR}/**/*", f"{prefix}/{protocol.FILES_DIR}"),
+        output_file(container_url, "../stdout.txt", f"{prefix}/stdout.txt"),
+        output_file(container_url, "../stderr.txt", f"{prefix}/stderr.txt"),
+    ]
+
+
+def task_options(
+    batch_task_id: str,
+    command_line: str,
+    *,
+    resource_files: Sequence[models.ResourceFile],
+    output_files: Sequence[models.OutputFile],
+    environment: Mapping[str, str],
+    wall_clock: timedelta,
+    batch_retries: int,
+    required_slots: int,
+) -> models.BatchTaskCreateOptions:
+    """Return one Batch task."""
+    return models.BatchTaskCreateOptions(
+        id=batch_task_id,
+        command_line=command_line,
+        resource_files=list(resource_files),
+        output_files=list(output_files),
+        environment_settings=environment_settings(environment),
+        constraints=models.BatchTaskConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=batch_retries),
+        required_slots=required_slots,
+        user_identity=USER,
+    )
+
+
+def environment_settings(values: Mapping[str, str]) -> list[models.EnvironmentSetting]:
+    """Return environment variables."""
+    return [models.EnvironmentSetting(name=name, value=value) for name, value in values.items()]
+
+
+def metadata_items(values: Mapping[str, str]) -> list[models.BatchMetadataItem]:
+    """Return metadata."""
+    return [models.BatchMetadataItem(name=name, value=value) for name, value in values.items()]
+
+
+def metadata_of(entity: models.BatchPool | models.BatchJob) -> dict[str, str]:
+    """Return a pool's or job's metadata by name."""
+    return {item.name: item.value for item in entity.metadata or ()}
+
+
+def job_options(
+    job_id: str,
+    pool_id: str,
+    *,
+    inputs: Sequence[models.ResourceFile],
+    input_count: int,
+    wall_clock: timedelta,
+    batch_retries: int,
+    metadata: Mapping[str, str],
+) -> models.BatchJobCreateOptions:
+    """Return a run's job.
+
+    Where there are inputs its preparation task brings them to each node once, before the job's first Batch task
+    there, and its release task removes them. They stay in the preparation task's own directory, which all Batch tasks
+    of the job find in ``AZ_BATCH_JOB_PREP_WORKING_DIR`` and no other job shares.
+
+    :param input_count: how many files must have arrived: a prefix that matches fewer blobs is no error to Batch.
+    """
+    preparation = release = None
+    if inputs:
+        check = (
+            f'n=$(find {INPUTS_DIR} -type f | wc -l); if [ "$n" -ne {input_count} ]; then '
+            f'echo "{input_count} input files were uploaded for this job, $n have arrived" >&2; exit 1; fi; '
+            f"find {INPUTS_DIR} -type f -exec chmod a-w {{}} +"
+        )
+        preparation = models.BatchJobPreparationTask(
+            id=PREPARATION_ID,
+            command_line=f"/bin/sh -c '{check}'",
+            resource_files=list(inputs),
+            user_identity=USER,
+            wait_for_success=True,
+            rerun_on_node_reboot_after_success=True,
+            constraints=models.BatchTaskConstraints(max_task_retry_count=0),
+        )
+        inputs_path = f'"$AZ_BATCH_JOB_PREP_WORKING_DIR/{INPUTS_DIR}"'
+        release = models.BatchJobReleaseTask(
+            id=RELEASE_ID,
+            command_line=f"/bin/sh -c 'rm -rf {inputs_path}'",
+            user_identity=USER,
+        )
+    return models.BatchJobCreateOptions(
+        id=job_id,
+        pool_info=models.BatchPoolInfo(pool_id=pool_id),
+        job_preparation_task=preparation,
+        job_release_task=release,
+        constraints=models.BatchJobConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=batch_retries),
+        metadata=metadata_items(metadata),
+    )

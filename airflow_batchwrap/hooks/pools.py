@@ -1,0 +1,166 @@
+"""Pools, nodes and jobs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchwrap.hooks.errors import code_of
+from airflow_batchwrap.hooks.views import NodeView, PoolView, text
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+    from azure.batch.aio import BatchClient as AsyncBatchClient
+    from azure.batch.models import BatchJob, BatchJobCreateOptions, BatchPool, BatchPoolCreateOptions
+
+# The SDK's pollers re-read the entity in a thread of their own; nobody waits for them here, so they look once.
+_NO_POLLING = 24 * 3600  # seconds
+_NODE_SELECT = ["id", "state", "startTaskInfo", "errors"]
+_GONE = {"PoolNotFound", "JobNotFound", "PoolBeingDeleted", "JobBeingDeleted"}
+
+
+class PoolCalls:
+    """The part of BatchWrapHook that deals with pools, nodes and jobs."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def batch(self) -> BatchClient: ...
+
+        def batch_call(self, doing: str) -> AbstractContextManager[None]: ...
+
+    # --- pools
+
+    def create_pool(self, pool: BatchPoolCreateOptions) -> bool:
+        """Create a pool.
+
+        :return: whether it was created; False where one of that id exists, being deleted included.
+        """
+        from azure.core.exceptions import ResourceExistsError
+
+        with self.batch_call(f"create pool {pool.id!r}"):
+            try:
+                self.batch.create_pool(pool)
+            except ResourceExistsError as error:
+                if code_of(error) in ("PoolExists", "PoolBeingDeleted"):
+                    return False
+                raise
+        return True
+
+    def find_pool(self, pool_id: str) -> BatchPool | None:
+        """Return a pool; None where there is none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.batch_call(f"read pool {pool_id!r}"):
+            try:
+                return self.batch.get_pool(pool_id)
+            except ResourceNotFoundError:
+                return None
+
+    def view_pool(self, pool_id: str) -> PoolView:
+        """Return a pool with its nodes, as far as waiting needs them."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.batch_call(f"read pool {pool_id!r}"):
+            try:
+                pool = self.batch.get_pool(pool_id)
+                nodes = [NodeView.of(node) for node in self.batch.list_nodes(pool_id, select=_NODE_SELECT)]
+            except ResourceNotFoundError:
+                return PoolView(pool_id, "missing")
+        return PoolView.of(pool, nodes)
+
+    async def aview_pool(self, client: AsyncBatchClient, pool_id: str) -> PoolView:
+        """Return what :meth:`view_pool` does, without blocking."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.batch_call(f"read pool {pool_id!r}"):
+            try:
+                pool = await client.get_pool(pool_id)
+                nodes = [NodeView.of(node) async for node in client.list_nodes(pool_id, select=_NODE_SELECT)]
+            except ResourceNotFoundError:
+                return PoolView(pool_id, "missing")
+        return PoolView.of(pool, nodes)
+
+    def delete_pool(self, pool_id: str) -> bool:
+        """Ask for a pool's end; Azure takes minutes over it.
+
+        :return: whether there was one to delete.
+        """
+        return self._end(f"delete pool {pool_id!r}", "begin_delete_pool", pool_id)
+
+    # --- jobs
+
+    def create_job(self, job: BatchJobCreateOptions) -> bool:
+        """Create a job.
+
+        :return: whether it was created; False where one of that id exists, being deleted included.
+        """
+        from azure.core.exceptions import ResourceExistsError
+
+        with self.batch_call(f"create job {job.id!r}"):
+            try:
+                self.batch.create_job(job)
+            except ResourceExistsError as error:
+                if code_of(error) in ("JobExists", "JobBeingDeleted"):
+                    return False
+                raise
+        return True
+
+    def find_job(self, job_id: str) -> BatchJob | None:
+        """Return a job; None where there is none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.batch_call(f"read job {job_id!r}"):
+            try:
+                return self.batch.get_job(job_id)
+            except ResourceNotFoundError:
+                return None
+
+    def list_jobs_of_pool(self, pool_id: str) -> list[BatchJob]:
+        """Return the jobs bound to a pool, those being deleted left out."""
+        with self.batch_call(f"list the jobs of pool {pool_id!r}"):
+            # The service cannot filter by pool: executionInfo/poolId is matched here.
+            jobs = self.batch.list_jobs(
+                select=["id", "state", "metadata", "poolInfo", "creationTime"], filter="state ne 'deleting'"
+            )
+            return [job for job in jobs if job.pool_info and (job.pool_info.pool_id or "").lower() == pool_id.lower()]
+
+    def delete_job(self, job_id: str) -> bool:
+        """Ask for a job's end: its running Batch tasks are ended, its release tasks run.
+
+        :return: whether there was one to delete.
+        """
+        return self._end(f"delete job {job_id!r}", "begin_delete_job", job_id)
+
+    def _end(self, doing: str, method: str, entity_id: str) -> bool:
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+        with self.batch_call(doing):
+            try:
+                getattr(self.batch, method)(entity_id, polling_interval=_NO_POLLING)
+            except (ResourceNotFoundError, ResourceExistsError) as error:
+                if code_of(error) in _GONE:
+                    return False
+                raise
+        return True
+
+    # --- what the account offers
+
+    def supported_images(self) -> list[dict[str, Any]]:
+        """Return the verified Linux images and their node agents, newest word last, as plain values."""
+        with self.batch_call("list supported images"):
+            found = list(
+                self.batch.list_supported_images(filter="verificationType eq 'verified' and osType eq 'linux'")
+            )
+        return [
+            {
+                "publisher": image.image_reference.publisher,
+                "offer": image.image_reference.offer,
+                "sku": image.image_reference.sku,
+                "node_agent_sku_id": image.node_agent_sku_id,
+                "end_of_life": image.batch_support_end_of_life,
+                "verified": text(image.verification_type) == "verified",
+            }
+            for image in found
+            if image.image_reference
+        ]
