@@ -1,0 +1,72 @@
+"""How a workflow runs: the ``workflow`` section of ``batch.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from airflow_batchwrap.config.base import ConfigFile
+from airflow_batchwrap.config.durations import Duration
+from airflow_batchwrap.config.manifest import check_container_name
+from airflow_batchwrap.config.pool import Count, _not_a_boolean
+from airflow_batchwrap.exceptions import ConfigError
+
+_LONGEST_TASK = timedelta(days=180)  # a Batch task's life; Azure, "Batch service quotas and limits"
+
+
+class WorkflowConfig(ConfigFile):
+    """The times, retries and places of a workflow; docs/configuration.md tells each."""
+
+    noun: ClassVar[str] = "workflow configuration"
+    aliases: ClassVar[Mapping[str, str]] = {"TASK_OUTPUT_CONTAINER": "output_container", "required_slots": "task_slots"}
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "idle_minutes": "it is the pool's: put it beside vm_size, outside the workflow section."
+    }
+
+    pool_wait_timeout: Duration = timedelta(minutes=30)
+    step_timeout: Duration = timedelta(hours=24)
+    job_wall_clock: Duration = timedelta(days=7)
+    inline_wait: Duration = timedelta(seconds=10)
+    poll_interval: Duration = timedelta(seconds=15)
+    sas_extra: Duration = timedelta(days=1)
+    batch_retries: Count = 0
+    task_slots: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=256)] = 1
+    output_container: str | None = None
+    retention_days: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)] | None = None
+
+    @field_validator("pool_wait_timeout", "step_timeout", "job_wall_clock", "poll_interval")
+    @classmethod
+    def _some_time(cls, value: timedelta) -> timedelta:
+        if not value:
+            raise ValueError("must be more than 0")
+        return value
+
+    @field_validator("step_timeout", "job_wall_clock")
+    @classmethod
+    def _within_azure(cls, value: timedelta) -> timedelta:
+        if value > _LONGEST_TASK:
+            raise ValueError("Batch ends every task after 180 days: use no more")
+        return value
+
+    @field_validator("output_container")
+    @classmethod
+    def _legal(cls, value: str | None) -> str | None:
+        return None if value is None else check_container_name(value)
+
+    @classmethod
+    def _own_part(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
+        part = data.get("workflow", {})
+        if not isinstance(part, dict):
+            raise ConfigError(f"{source}: workflow: use a JSON object: {{...}}.")
+        return part
+
+    def _problems(self) -> list[str]:
+        if {"step_timeout", "job_wall_clock"} & set(self._late) or self.step_timeout <= self.job_wall_clock:
+            return []
+        return [
+            f"step_timeout ({self.step_timeout}) is longer than job_wall_clock ({self.job_wall_clock}), which ends all "
+            "steps of the run: raise job_wall_clock, or lower step_timeout."
+        ]
