@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from airflow_batchwrap.config.files import caller_folder, read_json_object, resolve_path, write_json
 from airflow_batchwrap.exceptions import ConfigError
 
-_SECRET = re.compile(r"key$|password|secret|token|sas|connection_string|environment|url", re.IGNORECASE)
+_SECRET = re.compile(r"key$|password|secret|token|(^|_)sas$|connection_string|environment|url", re.IGNORECASE)
 _LONGEST_VALUE = 80  # characters of a value that an error shows
 
 # pydantic's error type -> what to do about it; others keep pydantic's own words.
@@ -64,7 +64,7 @@ class ConfigFile(ConfigModel):
         def __init__(self, /, **data: Any) -> None:
             source = data.pop("__source__", None) or f"{type(self).__name__}(...)"
             values, problems = type(self)._canonical(data)
-            late = {key: value for key, value in values.items() if is_late(value) and key in type(self).model_fields}
+            late = {key: _plain(value) for key, value in values.items() if is_late(value) and key in self._fields()}
             try:
                 super().__init__(**{key: value for key, value in values.items() if key not in late})
             except ValidationError as error:
@@ -129,7 +129,7 @@ class ConfigFile(ConfigModel):
         return {**self.model_dump(mode="json", exclude_unset=not defaults), **self._late}
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write what :meth:`to_dict` returns, in one step, for the next run or another DAG to read.
+        """Write what :meth:`to_dict` returns, in one step, and keep the part of the file that is another's.
 
         :param path: a relative one is under the folder of the caller's file.
         :raises ConfigError: it cannot be written, or a value cannot be JSON, such as a reference to a task's output.
@@ -138,7 +138,8 @@ class ConfigFile(ConfigModel):
         odd = [key for key, value in self._late.items() if not isinstance(value, (str, list, dict))]
         if odd:
             raise ConfigError(f"{', '.join(odd)}: an Airflow reference cannot be written to {file}. Use a template.")
-        write_json(file, self.to_dict(), private=self._holds_secrets())
+        before = read_json_object(file) if file.exists() else {}
+        write_json(file, self._merged(before), private=self._holds_secrets())
 
     @property
     def is_templated(self) -> bool:
@@ -170,7 +171,8 @@ class ConfigFile(ConfigModel):
         return self.rendered(lambda value: context["task"].render_template(value, context))
 
     def __repr__(self) -> str:
-        fields = [f"{key}={value!r}" for key, value in self.__repr_args__() if key and key not in self._late]
+        given = self.model_fields_set - set(self._late)
+        fields = [f"{key}={value!r}" for key, value in self.__repr_args__() if key in given]
         return f"{type(self).__name__}({', '.join([*fields, *(f'{key}=<late>' for key in self.late_keys)])})"
 
     __str__ = __repr__
@@ -181,6 +183,10 @@ class ConfigFile(ConfigModel):
     def _own_part(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         """Return the part of a file that this configuration reads."""
         return data
+
+    def _merged(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return what a file holds once this configuration is written to it."""
+        return self.to_dict()
 
     @classmethod
     def _old_value(cls, key: str, value: Any) -> Any:
@@ -195,8 +201,12 @@ class ConfigFile(ConfigModel):
         return False
 
     @classmethod
+    def _fields(cls) -> list[str]:
+        return list(cls.model_fields)
+
+    @classmethod
     def _known(cls) -> list[str]:
-        return [*cls.model_fields, *cls.aliases]
+        return [*cls._fields(), *cls.aliases]
 
     @classmethod
     def _canonical(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -213,23 +223,33 @@ class ConfigFile(ConfigModel):
                 continue
             key = cls.aliases.get(name) or cls.aliases.get(old) or name
             value = given if key == name else cls._old_value(key, given)
-            if key in values and values[key] != value:
+            if key in values and not same(values[key], value):
                 problems.append(f"{named[key]} and {name} are two names of one key with different values: keep one.")
                 continue
             values[key], named[key] = value, name
         return values, problems
 
 
+def same(one: object, other: object) -> bool:
+    """Return whether two values mean the same: ``2`` and ``"2"`` do."""
+    return one == other or str(one) == str(other)
+
+
 def is_late(value: object) -> bool:
     """Return whether a value is known only when a task runs: a Jinja template, or an Airflow reference, in it."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
+    value = _plain(value)
     if isinstance(value, Mapping):
         return any(is_late(item) for item in value.values())
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return any(is_late(item) for item in value)
     # DagParam, XComArg and the like, without importing Airflow for it.
     return hasattr(value, "iter_references") and hasattr(value, "resolve")
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(exclude_unset=True) if isinstance(value, ConfigModel) else value
 
 
 def _render(value: Any, render: Callable[[Any], Any]) -> Any:
@@ -257,7 +277,11 @@ def _lines(error: ValidationError, known: Sequence[str]) -> Iterator[str]:
             yield f"{key} is missing: add it."
             continue
         context = detail.get("ctx", {})
-        wrong = str(context["error"]) if kind == "value_error" else _REMEDIES.get(kind, detail["msg"].lower())
+        wrong = (
+            str(context["error"])
+            if kind == "value_error"
+            else _REMEDIES.get(kind, detail["msg"][:1].lower() + detail["msg"][1:])
+        )
         shown = "" if any(_SECRET.search(part) for part in place) else f" = {_short(detail.get('input'))}"
         yield f"{key}{shown}: {wrong}."
 

@@ -43,9 +43,7 @@ POOL_ALIASES: Mapping[str, str] = {
 POOL_IGNORED = frozenset({"BATCH_ENGINE_NAME", "BATCH_DEBUG_MODE"})
 
 _POOL_ID = "the id of a pool is an argument, not a key: BatchWorkflow(..., pool_id=...)."
-_ACCOUNT = (
-    "accounts and keys are Airflow connections: see `batchwrap connections credentials.json`, and remove it here."
-)
+_ACCOUNT = "accounts and keys belong to Airflow's connections (see docs/configuration.md): remove it here."
 _OUTPUT = "the container for results is output_container, in the workflow section."
 POOL_ELSEWHERE: Mapping[str, str] = {
     "id": _POOL_ID,
@@ -59,6 +57,7 @@ POOL_ELSEWHERE: Mapping[str, str] = {
     "STORAGE_ACCOUNT_KEY": _ACCOUNT,
     "TASK_OUTPUT_CONTAINER": _OUTPUT,
     "output_container": _OUTPUT,
+    "workflow": "that section is read by WorkflowConfig.from_json, or by PoolConfig.from_json from a file: leave it out.",
 }
 
 # Publisher, offer, SKU (whole, without regard to case) -> node agent. For images that list_supported_images() may not

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
-from airflow_batchwrap.config.base import ConfigModel, describe, explain
+from airflow_batchwrap.config.base import ConfigModel, describe, explain, same
 from airflow_batchwrap.config.files import caller_folder, read_json_object, resolve_path
 from airflow_batchwrap.exceptions import ConfigError
 
@@ -138,7 +138,7 @@ def _renamed(data: dict[str, Any], aliases: dict[str, str], place: str = "") -> 
     problems = []
     for name, value in data.items():
         key = aliases.get(name, name)
-        if key in values and values[key] != value:
+        if key in values and not same(values[key], value):
             problems.append(f"{place}{named[key]} and {name} are two names of one key with different values: keep one.")
             continue
         values[key], named[key] = value, name

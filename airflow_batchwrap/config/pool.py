@@ -7,25 +7,31 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from airflow_batchwrap.config import legacy
 from airflow_batchwrap.config.base import ConfigFile, ConfigModel
 from airflow_batchwrap.config.durations import Duration
+from airflow_batchwrap.config.values import MOST_SLOTS, Count, Positive, matching
 
-
-def _not_a_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("use a whole number")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0)]
 _SHORTEST_RESIZE = timedelta(minutes=5)  # Batch REST reference, "Pool - Add": resizeTimeout
-_MOST_SLOTS = 256  # task slots a node can have; same page: taskSlotsPerNode
-_SUBNET = re.compile(
-    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/virtualNetworks/[^/]+/subnets/[^/]+", re.I
-)
+_Size = Annotated[
+    str,
+    matching(r"[A-Za-z0-9]+(_[A-Za-z0-9-]+)+", "use a VM size as Azure names it, such as Standard_D2s_v3"),
+]
+_ImageId = Annotated[
+    str,
+    matching(
+        r"/subscriptions/[^/]+/.+/(images|galleries)/.+", "use the whole resource id: /subscriptions/.../images/..."
+    ),
+]
+_SubnetId = Annotated[
+    str,
+    matching(
+        r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/virtualNetworks/[^/]+/subnets/[^/]+",
+        "use the whole resource id: /subscriptions/.../virtualNetworks/.../subnets/...",
+    ),
+]
 
 
 class ResourceFileConfig(ConfigModel):
@@ -43,7 +49,9 @@ class ResourceFileConfig(ConfigModel):
     auto_storage_container_name: str | None = None
     blob_prefix: str | None = None
     file_path: str | None = None
-    file_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3,4}$")] | None = None
+    file_mode: (
+        Annotated[str, matching(r"0?[0-7]{3,4}", 'use an octal mode in double quotes, such as "0755"')] | None
+    ) = None
 
     @field_validator("file_path")
     @classmethod
@@ -107,14 +115,14 @@ class PoolConfig(ConfigFile):
     ignored: ClassVar[frozenset[str]] = legacy.POOL_IGNORED
 
     # Nodes.
-    vm_size: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+(_[A-Za-z0-9-]+)+$")] = "Standard_D2s_v3"
+    vm_size: _Size = "Standard_D2s_v3"
     target_low_priority_nodes: Count = 0
     target_dedicated_nodes: Count = Field(
         # A pool of spot nodes alone is asked for by naming them alone.
         default_factory=lambda given: 0 if given.get("target_low_priority_nodes") else 1
     )
-    min_nodes: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)] | None = None
-    task_slots_per_node: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=_MOST_SLOTS)] = 1
+    min_nodes: Positive | None = None
+    task_slots_per_node: Annotated[Positive, Field(le=MOST_SLOTS)] = 1
     node_fill_type: Literal["pack", "spread"] = "spread"
     inter_node_communication: bool = False
 
@@ -123,13 +131,13 @@ class PoolConfig(ConfigFile):
     image_offer: Annotated[str, Field(min_length=1)] = "ubuntu-24_04-lts"
     image_sku: Annotated[str, Field(min_length=1)] = "server"
     image_version: Annotated[str, Field(min_length=1)] = "latest"
-    image_id: Annotated[str, Field(pattern=r"^/subscriptions/[^/]+/.+/(images|galleries)/.+$")] | None = None
+    image_id: _ImageId | None = None
     node_agent_sku_id: Annotated[str, Field(min_length=1)] = "auto"
-    os_disk_size_gb: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)] | None = None
+    os_disk_size_gb: Positive | None = None
 
     # What nodes do first, and where they are.
     start_task: StartTaskConfig | None = None
-    subnet_id: str | None = None
+    subnet_id: _SubnetId | None = None
     application_packages: dict[str, str | None] = Field(default_factory=dict)
 
     # Life of the pool.
@@ -168,13 +176,6 @@ class PoolConfig(ConfigFile):
             raise ValueError("a pool is never ready at once: give it some minutes")
         return value
 
-    @field_validator("subnet_id")
-    @classmethod
-    def _whole_id(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and not _SUBNET.fullmatch(value):
-            raise ValueError("use the subnet's whole resource id: /subscriptions/.../virtualNetworks/.../subnets/...")
-        return value
-
     @property
     def total_nodes(self) -> int:
         """How many nodes the pool asks for, dedicated and spot."""
@@ -195,6 +196,9 @@ class PoolConfig(ConfigFile):
     @classmethod
     def _own_part(cls, data: dict[str, Any], source: str) -> dict[str, Any]:
         return {key: value for key, value in data.items() if key != "workflow"}
+
+    def _merged(self, before: dict[str, Any]) -> dict[str, Any]:
+        return {**self.to_dict(), **({"workflow": before["workflow"]} if "workflow" in before else {})}
 
     @classmethod
     def _old_value(cls, key: str, value: Any) -> Any:

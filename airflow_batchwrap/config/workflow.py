@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from airflow_batchwrap.config.base import ConfigFile
 from airflow_batchwrap.config.durations import Duration
 from airflow_batchwrap.config.manifest import check_container_name
-from airflow_batchwrap.config.pool import Count, _not_a_boolean
+from airflow_batchwrap.config.values import MOST_SLOTS, Count, Positive
 from airflow_batchwrap.exceptions import ConfigError
 
 _LONGEST_TASK = timedelta(days=180)  # a Batch task's life; Azure, "Batch service quotas and limits"
@@ -33,9 +33,9 @@ class WorkflowConfig(ConfigFile):
     poll_interval: Duration = timedelta(seconds=15)
     sas_extra: Duration = timedelta(days=1)
     batch_retries: Count = 0
-    task_slots: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=256)] = 1
+    task_slots: Annotated[Positive, Field(le=MOST_SLOTS)] = 1
     output_container: str | None = None
-    retention_days: Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)] | None = None
+    retention_days: Positive | None = None
 
     @field_validator("pool_wait_timeout", "step_timeout", "job_wall_clock", "poll_interval")
     @classmethod
@@ -62,6 +62,9 @@ class WorkflowConfig(ConfigFile):
         if not isinstance(part, dict):
             raise ConfigError(f"{source}: workflow: use a JSON object: {{...}}.")
         return part
+
+    def _merged(self, before: dict[str, Any]) -> dict[str, Any]:
+        return {**before, "workflow": self.to_dict()}
 
     def _problems(self) -> list[str]:
         if {"step_timeout", "job_wall_clock"} & set(self._late) or self.step_timeout <= self.job_wall_clock:

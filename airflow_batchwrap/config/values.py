@@ -1,0 +1,31 @@
+"""Small types of values that several configurations share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+MOST_SLOTS = 256  # task slots a node can have; Batch REST reference, "Pool - Add": taskSlotsPerNode
+
+
+def _not_a_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("use a whole number")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0)]
+Positive = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1)]
+
+
+def matching(pattern: str, remedy: str) -> AfterValidator:
+    """Return a check that a whole text matches a pattern, without regard to case, with words for where it does not."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value, re.IGNORECASE):
+            raise ValueError(remedy)
+        return value
+
+    return AfterValidator(check)
