@@ -1,7 +1,10 @@
-"""Fixtures that every kind of test may ask for."""
+"""Fixtures that every kind of test may ask for, and an Airflow home that is nobody's own."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,34 @@ import pytest
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
+
+# Airflow reads its home when it is first imported, which may be while the first test file is collected.
+for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
+    del os.environ[name]
+_HOME = Path(tempfile.mkdtemp(prefix="batchwrap-tests-"))
+os.environ |= {
+    "AIRFLOW_HOME": str(_HOME),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",
+    "AIRFLOW__BATCHWRAP__RESULTS_BASE": str(_HOME / "results"),
+    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+}
+
+
+def pytest_unconfigure() -> None:
+    """Remove the Airflow home when the session is over."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Path:
+    """An Airflow home with a migrated database, for what runs Airflow in this process (`dag.test()`)."""
+    from airflow_batchwrap.stack import home
+
+    home.migrate(_HOME / "airflow.db")
+    return _HOME
 
 
 @pytest.fixture(scope="session")
