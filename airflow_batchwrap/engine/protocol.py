@@ -27,6 +27,7 @@ CALL_ENV = "BATCHWRAP_CALL"
 CALL_FILE_ENV = "BATCHWRAP_CALL_FILE"
 CALL_FILE = "batchwrap-call.json"
 ARGUMENTS_DIR = "batchwrap-arguments"  # values that travel as files, one file each
+STEPS_DIR = "batchwrap-steps"  # where the engine unpacks the archive's steps
 OUT_DIR = "batchwrap-out"  # no leading dot: Batch's output file patterns skip dot-files
 RESULT_FILE = "result.json"
 VALUE_FILE = "value.json"
@@ -80,13 +81,16 @@ class Argument:
 
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> Argument:
-        kind = data.get("kind")
-        if kind == "value":
-            return cls("value", value=data.get("value"))
-        if kind == "file":
-            return cls("file", path=data["path"], size=data["size"], sha256=data["sha256"])
-        if kind == "list":
-            return cls("list", items=[cls.from_json(item) for item in data["items"]])
+        try:
+            kind = data["kind"]
+            if kind == "value":
+                return cls("value", value=data["value"])
+            if kind == "file":
+                return cls("file", path=data["path"], size=data["size"], sha256=data["sha256"])
+            if kind == "list":
+                return cls("list", items=[cls.from_json(item) for item in data["items"]])
+        except (KeyError, TypeError) as error:
+            raise ProtocolError(f"an argument is malformed: {type(error).__name__}: {error}") from error
         raise ProtocolError(f"an argument of kind {kind!r} is not known to protocol version {PROTOCOL_VERSION}")
 
 
@@ -121,8 +125,11 @@ class Call:
     @classmethod
     def loads(cls, text: str) -> Call:
         data = _object(text, "call")
-        data["arguments"] = [Argument.from_json(item) for item in data.get("arguments", [])]
-        return cls(**data)
+        try:
+            data["arguments"] = [Argument.from_json(item) for item in data.get("arguments", [])]
+            return cls(**data)
+        except TypeError as error:  # a field that is missing or unknown
+            raise ProtocolError(f"the call is malformed: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -183,12 +190,15 @@ class Result:
     @classmethod
     def loads(cls, text: str) -> Result:
         data = _object(text, "result record")
-        if data.get("value_file") is not None:
-            data["value_file"] = ValueFile(**data["value_file"])
-        if data.get("error") is not None:
-            data["error"] = StepError(**data["error"])
-        data["files"] = [ResultFile(**item) for item in data.get("files", [])]
-        return cls(**data)
+        try:
+            if data.get("value_file") is not None:
+                data["value_file"] = ValueFile(**data["value_file"])
+            if data.get("error") is not None:
+                data["error"] = StepError(**data["error"])
+            data["files"] = [ResultFile(**item) for item in data.get("files", [])]
+            return cls(**data)
+        except TypeError as error:  # a field that is missing or unknown
+            raise ProtocolError(f"the result record is malformed: {error}") from error
 
 
 def _object(text: str, what: str) -> Dict[str, Any]:

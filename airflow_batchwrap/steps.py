@@ -1,0 +1,143 @@
+"""Numbered files to ordered stages. Reads names only, so that a DAG file parses quickly."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from airflow_batchwrap.exceptions import ConfigError
+
+TASK_ID_LIMIT = 250  # characters, Airflow's own limit for a task id
+
+_NUMBER = re.compile(r"[0-9]+")
+_TASK_ID = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step file.
+
+    :param name: the file's stem, which is the Airflow task's id: ``1_extract``.
+    :param file: the file's name: ``1_extract.py``.
+    :param number: what the name starts with; None where it starts with no number.
+    """
+
+    name: str
+    file: str
+    number: int | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps of one number, in name order; they run side by side."""
+
+    number: int | None
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class StepFolder:
+    """A folder's steps, stage by stage in the order in which they run."""
+
+    path: Path
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps, in order."""
+        return tuple(step for stage in self.stages for step in stage.steps)
+
+
+def discover(folder: str | os.PathLike[str]) -> StepFolder:
+    """Find the steps of a folder, from its file names alone.
+
+    Files whose names start with a number are steps, in numeric order; equal numbers are one stage. Where there is
+    none, a single ``.py`` file is a workflow of one step. Everything else in the folder travels along as a helper;
+    names that start with ``_`` or ``.`` are never steps.
+
+    :raises ConfigError: there is no such folder, nothing in it is a step, several files have no order, or a name
+        cannot be an Airflow task id.
+    """
+    path = Path(folder)
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.endswith(".py") and not entry.name.startswith(("_", ".")) and entry.is_file()
+            )
+    except FileNotFoundError:
+        raise ConfigError(f"there is no steps folder {path}: create it, with a step file such as 1_hello.py") from None
+    except NotADirectoryError:
+        raise ConfigError(f"{path} is a file: steps= is the folder that holds the step files") from None
+    except OSError as error:
+        raise ConfigError(f"the steps folder {path} cannot be read: {error.strerror}: check its mode") from error
+    steps = [Step(name.removesuffix(".py"), name, _number(name)) for name in names]
+    numbered = [step for step in steps if step.number is not None]
+    if not numbered:
+        if not steps:
+            raise ConfigError(
+                f"the steps folder {path} holds no step file: add one such as 1_hello.py, with "
+                "'def do_action(engine, *args): ...' in it"
+            )
+        if len(steps) > 1:
+            listed = ", ".join(step.file for step in steps)
+            raise ConfigError(
+                f"the steps in {path} have no order: {listed}: let each name start with its number, as in "
+                f"1_{steps[0].file}; a helper module's name starts with _, or no number where others have one"
+            )
+        numbered = steps
+    _check_names(path, numbered)
+    numbered.sort(key=lambda step: (step.number or 0, step.name))
+    stages = tuple(Stage(number, tuple(group)) for number, group in groupby(numbered, key=lambda step: step.number))
+    return StepFolder(path, stages)
+
+
+def driver_arguments(args: str | Sequence[Any] | None) -> list[Any]:
+    """Turn what the DAG's author gave as ``args`` into the first stage's positional arguments.
+
+    :param args: a string is split as a shell splits words; a list or tuple is taken as it is; None is no argument.
+    :raises ConfigError: it is something else, or a string with an open quote.
+    """
+    if args is None:
+        return []
+    if isinstance(args, str):
+        try:
+            return shlex.split(args)
+        except ValueError as error:
+            raise ConfigError(f"args {args!r} cannot be split into words: {error}: close the quote") from None
+    if isinstance(args, list | tuple):
+        return list(args)
+    raise ConfigError(f"args is a {type(args).__name__}: give a string such as 'input.txt 2 34', or a list of values")
+
+
+def _number(name: str) -> int | None:
+    match = _NUMBER.match(name)
+    return int(match.group()) if match else None
+
+
+def _check_names(path: Path, steps: Sequence[Step]) -> None:
+    seen: dict[str, str] = {}
+    for step in steps:
+        if not _TASK_ID.fullmatch(step.name):
+            raise ConfigError(
+                f"the step file {step.file!r} in {path} has a name that cannot be an Airflow task id: use letters, "
+                "digits, '-', '.' and '_' only"
+            )
+        if len(step.name) > TASK_ID_LIMIT:
+            raise ConfigError(
+                f"the step file {step.file!r} in {path} has a name of {len(step.name)} characters: Airflow takes "
+                f"{TASK_ID_LIMIT} at most, shorten it"
+            )
+        other = seen.setdefault(step.name.casefold(), step.file)
+        if other != step.file:
+            raise ConfigError(
+                f"the step files {other} and {step.file} in {path} differ in the case of their letters only, which "
+                "Azure Batch does not tell apart: rename one"
+            )
