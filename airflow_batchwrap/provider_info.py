@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 _INTEGRATION = "Azure Batch workflows"
+_PACKAGE = "airflow_batchwrap"
+
+
+def _modules(kind: str, *stems: str) -> list[dict[str, Any]]:
+    return [{"integration-name": _INTEGRATION, "python-modules": [f"{_PACKAGE}.{kind}.{stem}" for stem in stems]}]
 
 
 def get_provider_info() -> dict[str, Any]:
     """Describe the provider; Airflow checks it against its ``provider_info.schema.json``.
+
+    The connection types are those of apache-airflow-providers-microsoft-azure, which registers them.
 
     :return: the metadata, with module names only: nothing is imported here.
     """
@@ -23,4 +30,25 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["azure", "service"],
             }
         ],
+        "hooks": _modules("hooks", "batch"),
+        "operators": _modules("operators", "pool", "step", "results"),
+        "triggers": _modules("triggers", "pool", "step"),
+        "config": {
+            "batchwrap": {
+                "description": "Settings of airflow-batchwrap that hold for every DAG.\n",
+                "options": {
+                    "results_base": {
+                        "description": (
+                            "Where fetched results go: a folder, or a URL that Airflow's ObjectStoragePath opens.\n"
+                            "A relative folder is under AIRFLOW_HOME. The DAG's id and the run's id are added to it\n"
+                            "unless the task was given an absolute path or a URL of its own.\n"
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "s3://aws_default@my-bucket/results",
+                        "default": "results",
+                    },
+                },
+            }
+        },
     }

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
@@ -59,21 +59,20 @@ class ConfigFile(ConfigModel):
 
     _late: dict[str, Any] = PrivateAttr(default_factory=dict)
 
-    if not TYPE_CHECKING:  # the type checker sees the fields as keywords
-
-        def __init__(self, /, **data: Any) -> None:
-            source = data.pop("__source__", None) or f"{type(self).__name__}(...)"
-            values, problems = type(self)._canonical(data)
-            late = {key: _plain(value) for key, value in values.items() if is_late(value) and key in self._fields()}
-            try:
-                super().__init__(**{key: value for key, value in values.items() if key not in late})
-            except ValidationError as error:
-                problems += explain(error, known=self._known())
-            else:
-                self._late = late
-                problems += self._problems()
-            if problems:
-                raise ConfigError(describe(source, problems)) from None
+    # Not one typed keyword for each field: values may be templates, and keys have other names.
+    def __init__(self, /, **data: Any) -> None:
+        source = data.pop("__source__", None) or f"{type(self).__name__}(...)"
+        values, problems = type(self)._canonical(data)
+        late = {key: _plain(value) for key, value in values.items() if is_late(value) and key in self._fields()}
+        try:
+            super().__init__(**{key: value for key, value in values.items() if key not in late})
+        except ValidationError as error:
+            problems += explain(error, known=self._known())
+        else:
+            self._late = late
+            problems += self._problems()
+        if problems:
+            raise ConfigError(describe(source, problems)) from None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str | None = None) -> Self:
@@ -84,7 +83,7 @@ class ConfigFile(ConfigModel):
         """
         if not isinstance(data, Mapping):
             raise ConfigError(f"A {cls.noun} is a mapping of keys and values, not a {type(data).__name__}.")
-        return cls(**{"__source__": source, **{str(key): value for key, value in data.items()}})
+        return cls(**{**{str(key): value for key, value in data.items()}, "__source__": source})
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -288,9 +287,8 @@ def _lines(error: ValidationError, known: Sequence[str]) -> Iterator[str]:
 
 def _hint(name: str, known: Sequence[str]) -> str:
     snake = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower() if name != name.upper() else name
-    near = [snake] if snake in known else difflib.get_close_matches(snake, known, n=1, cutoff=0.7)
-    if not near:
-        near = difflib.get_close_matches(name.lower(), [item for item in known if item.islower()], n=1, cutoff=0.7)
+    exact = [item for item in (snake, name.lower()) if item in known]
+    near = exact or difflib.get_close_matches(snake, known, n=1, cutoff=0.7)
     return f": did you mean {near[0]}?" if near else ": remove it, or see docs/configuration.md for those there are."
 
 

@@ -57,7 +57,7 @@ POOL_ELSEWHERE: Mapping[str, str] = {
     "STORAGE_ACCOUNT_KEY": _ACCOUNT,
     "TASK_OUTPUT_CONTAINER": _OUTPUT,
     "output_container": _OUTPUT,
-    "workflow": "that section is read by WorkflowConfig.from_json, or by PoolConfig.from_json from a file: leave it out.",
+    "workflow": "that section of a file is for WorkflowConfig: leave it out here.",
 }
 
 # Publisher, offer, SKU (whole, without regard to case) -> node agent. For images that list_supported_images() may not

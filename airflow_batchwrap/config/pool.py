@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -113,6 +113,10 @@ class PoolConfig(ConfigFile):
     aliases: ClassVar[Mapping[str, str]] = legacy.POOL_ALIASES
     elsewhere: ClassVar[Mapping[str, str]] = legacy.POOL_ELSEWHERE
     ignored: ClassVar[frozenset[str]] = legacy.POOL_IGNORED
+
+    if TYPE_CHECKING:  # not one typed keyword for each field: values may be templates, and keys have other names
+
+        def __init__(self, /, **data: Any) -> None: ...
 
     # Nodes.
     vm_size: _Size = "Standard_D2s_v3"
@@ -239,7 +243,7 @@ class PoolConfig(ConfigFile):
         if self.image_id is not None or "image_id" in self._late:
             if given:
                 return [f"image_id and {given[0]} are two images: keep image_id for your own, or the other keys."]
-            if self.node_agent_sku_id == "auto" and "node_agent_sku_id" not in self._late:
+            if self.node_agent_sku_id == "auto" and not {"image_id", "node_agent_sku_id"} & set(self._late):
                 return [
                     "node_agent_sku_id is missing: it cannot be told from image_id. Give the one of the image's "
                     'system, such as "batch.node.ubuntu 24.04".'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,10 @@ class WorkflowConfig(ConfigFile):
     elsewhere: ClassVar[Mapping[str, str]] = {
         "idle_minutes": "it is the pool's: put it beside vm_size, outside the workflow section."
     }
+
+    if TYPE_CHECKING:  # not one typed keyword for each field: values may be templates, and keys have other names
+
+        def __init__(self, /, **data: Any) -> None: ...
 
     pool_wait_timeout: Duration = timedelta(minutes=30)
     step_timeout: Duration = timedelta(hours=24)
