@@ -15,6 +15,8 @@ import psutil
 
 # A process's start time is told in clock ticks (0.01 s on Linux); two readings may differ by rounding.
 _START_TOLERANCE = 0.1
+# A killed process is gone as soon as the system gets to it.
+_KILL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -95,28 +97,54 @@ def ended(pid: int) -> bool:
 
 
 def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
-    """List processes and all that descends from them.
+    """List processes, all that descends from them, and all that shares a session with them.
 
-    Taken before anything is stopped: once a parent is gone its children cannot be found any more.
+    Taken before anything is stopped: once a parent is gone its children cannot be found as such any more. They stay in
+    the session that `spawn` opened for the root, though, so that a root which died leaves no orphan unseen.
 
-    :param roots: the processes to start from; those that have ended are left out.
-    :return: the roots that run, and their descendants.
+    :param roots: the processes that `spawn` started, ended ones among them.
+    :return: those that run, and what belongs to them. Never this process.
     """
     found: dict[int, psutil.Process] = {}
+    orphaned = set()
     for root in roots:
         process = root.process()
-        if process is None:
-            continue
-        found[process.pid] = process
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.update((child.pid, child) for child in process.children(recursive=True))
+        if process is not None:
+            found[process.pid] = process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.update((child.pid, child) for child in process.children(recursive=True))
+        # The system gives the number of a session to no new process while anyone is left in it.
+        if process is not None or not psutil.pid_exists(root.pid) or ended(root.pid):
+            orphaned.add(root.pid)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) in orphaned:
+                found.setdefault(process.pid, process)
+    found.pop(os.getpid(), None)
     return list(found.values())
 
 
-def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> None:
-    """Stop processes and all that descends from them, and return when none is left.
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """List the processes that were started with an environment variable of this value, or below this folder.
 
-    :param roots: the processes that were started; those that have ended are fine.
+    :param name: the variable.
+    :param value: its value; a folder also matches what lies in it.
+    :return: the processes of this user that have it. Never this process.
+    """
+    found = []
+    for process in psutil.process_iter():
+        # Another user's environment cannot be read, and is none of ours.
+        with contextlib.suppress(psutil.Error, OSError):
+            has = process.environ().get(name, "") if process.pid != os.getpid() else ""
+            if has == value or has.startswith(f"{value}/"):
+                found.append(process)
+    return found
+
+
+def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> None:
+    """Stop processes and all that belongs to them, and return when none is left.
+
+    :param roots: the processes that `spawn` started; those that have ended are fine.
     :param polite: the signal that asks each root to end.
     :param grace: seconds that they are given, before whatever is left is killed.
     """
@@ -126,12 +154,20 @@ def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM,
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(polite)
-    left = _wait_until_gone(everyone, grace)
-    # What was started between the list and the signal is a child of something still on the list.
-    for process in {*left, *family(roots)}:
+    kill([*_wait_until_gone(everyone, grace), *family(roots)])
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill processes, and return when they are gone.
+
+    :param processes: what to kill; those that have ended are fine.
+    """
+    condemned = list(processes)
+    for process in condemned:
+        # psutil compares the start time first, so that a number given away since is left alone.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    _wait_until_gone(left, grace)
+    _wait_until_gone(condemned, _KILL_SECONDS)
 
 
 def _wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:

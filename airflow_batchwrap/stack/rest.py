@@ -1,0 +1,245 @@
+"""The part of Airflow's public REST API (v2) that the demo and the tests speak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from airflow_batchwrap.exceptions import BatchWrapError
+
+# States in which a DAG run changes no more.
+_RUN_ENDED = frozenset({"success", "failed"})
+# Rows of one answer, the most that Airflow gives (its `[api] maximum_page_limit`).
+_PAGE = 100
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """One task of a DAG run, as Airflow tells it.
+
+    :param task_id: the task, with its group before it.
+    :param map_index: -1 where the task is not mapped.
+    :param state: Airflow's state; None before it is scheduled.
+    :param try_number: 0 before the first try.
+    :param duration: seconds that its last try took; None before it ended.
+    :param started: when its last try started, in ISO 8601; None before that.
+    """
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    duration: float | None
+    started: str | None
+
+
+class AirflowClient:
+    """A signed-in user of one Airflow.
+
+    :param url: the address of its API server.
+    :param user: the user's name.
+    :param password: the user's password.
+    :param timeout: seconds that one request may take.
+    """
+
+    def __init__(self, url: str, user: str, password: str, *, timeout: float = 30.0) -> None:
+        self._user, self._password = user, password
+        # Nothing from the environment: a proxy has no business between this machine and itself.
+        self._http = httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
+        self._http.close()
+
+    def health(self) -> dict[str, str | None]:
+        """Ask for the state of each component.
+
+        :return: component -> "healthy", "unhealthy" or None; empty while the server does not answer.
+        """
+        try:
+            answer = self._http.get("/api/v2/monitor/health")
+            told = answer.json() if answer.status_code == httpx.codes.OK else {}
+        except (httpx.TransportError, ValueError):
+            return {}
+        return {name: (state or {}).get("status") for name, state in told.items()}
+
+    def warm_up(self) -> bool:
+        """Have the server build its execution API, which it does at the first request and takes seconds for.
+
+        Otherwise the first task of the first run waits for that, and its first request fails.
+
+        :return: True if it answers.
+        """
+        try:
+            return self._http.get("/execution/health").status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def knows(self, dag_id: str) -> bool:
+        """Tell whether a DAG was read.
+
+        :param dag_id: the DAG.
+        :return: True once a run of it can be triggered.
+        """
+        return self._send("GET", f"/api/v2/dags/{quote(dag_id, safe='')}", missing=True) is not None
+
+    def import_errors(self) -> list[str]:
+        """Read why DAG files could not be imported.
+
+        :return: for each broken file its name and traceback.
+        """
+        told = self._send("GET", "/api/v2/importErrors")
+        return [f"{each['filename']}\n{each['stack_trace']}" for each in told["import_errors"]]
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Start a run of a DAG.
+
+        :param dag_id: the DAG.
+        :param conf: the run's params.
+        :return: the run's id.
+        """
+        body = {"logical_date": None, "conf": conf or {}}
+        return str(self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """Ask for the state of a run.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :return: "queued", "running", "success" or "failed".
+        """
+        return str(self._send("GET", self._run(dag_id, run_id))["state"])
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """List the tasks of a run.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :return: all of them, the first to start first, those that have not started last.
+        """
+        rows: list[dict[str, Any]] = []
+        while True:
+            query = {"limit": _PAGE, "offset": len(rows)}
+            told = self._send("GET", f"{self._run(dag_id, run_id)}/taskInstances", params=query)
+            rows += told["task_instances"]
+            if len(rows) >= told["total_entries"] or not told["task_instances"]:
+                break
+        rows.sort(key=lambda row: (row["start_date"] is None, row["start_date"], row["task_id"], row["map_index"]))
+        return [
+            TaskInstance(
+                row["task_id"], row["map_index"], row["state"], row["try_number"], row["duration"], row["start_date"]
+            )
+            for row in rows
+        ]
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """Read an XCom.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param task_id: the task that pushed it.
+        :param key: its key.
+        :param map_index: the task's map index; -1 where it is not mapped.
+        :return: its value; None also where there is no such XCom.
+        """
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{quote(key, safe='')}"
+        told = self._send("GET", path, params={"map_index": map_index}, missing=True)
+        return None if told is None else told["value"]
+
+    def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[str]:
+        """Read the log of one try of a task.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param task_id: the task.
+        :param try_number: the try, from 1.
+        :param map_index: the task's map index; -1 where it is not mapped.
+        :return: its lines, with the message of an exception after the line that reports it.
+        """
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/logs/{try_number}"
+        query = {"full_content": "true", "map_index": map_index}
+        told = self._send("GET", path, params=query, headers={"Accept": "application/json"}, missing=True)
+        return list(_lines(told["content"])) if told else []
+
+    def wait_for_run(
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        timeout: float,
+        on_change: Callable[[list[TaskInstance]], None] | None = None,
+        interval: float = 0.5,
+    ) -> str:
+        """Wait until a run has ended.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param timeout: seconds to wait.
+        :param on_change: called with all tasks after each round, the last one included.
+        :param interval: seconds between two rounds.
+        :return: "success" or "failed".
+        :raises BatchWrapError: if it has not ended by then.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            state = self.run_state(dag_id, run_id)
+            if on_change is not None:
+                on_change(self.task_instances(dag_id, run_id))
+            if state in _RUN_ENDED:
+                return state
+            if time.monotonic() > deadline:
+                raise BatchWrapError(f"The run {run_id} of {dag_id} is still {state} after {timeout:g} s.")
+            time.sleep(interval)
+
+    @staticmethod
+    def _run(dag_id: str, run_id: str) -> str:
+        return f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+    def _send(self, method: str, path: str, *, missing: bool = False, **rest: Any) -> Any:
+        if "Authorization" not in self._http.headers:
+            self._sign_in()
+        try:
+            answer = self._http.request(method, path, **rest)
+        except httpx.TransportError as error:
+            raise BatchWrapError(f"Airflow does not answer at {self._http.base_url}: {error!r}") from None
+        if missing and answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if answer.is_error:
+            raise BatchWrapError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:500]}")
+        return answer.json()
+
+    def _sign_in(self) -> None:
+        body = {"username": self._user, "password": self._password}
+        try:
+            answer = self._http.post("/auth/token", json=body)
+        except httpx.TransportError as error:
+            raise BatchWrapError(f"Airflow does not answer at {self._http.base_url}: {error!r}") from None
+        if answer.is_error:
+            raise BatchWrapError(f"Airflow refused the log-in of {self._user!r} with {answer.status_code}.")
+        self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+
+def _lines(content: list[Any]) -> Iterator[str]:
+    for entry in content:
+        if not isinstance(entry, dict):
+            yield str(entry)
+            continue
+        event = str(entry.get("event", ""))
+        if not event.startswith("::"):  # the marks of a foldable group
+            yield event
+        for error in entry.get("error_detail") or []:
+            yield f"{error.get('exc_type')}: {error.get('exc_value')}"
