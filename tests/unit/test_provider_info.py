@@ -64,7 +64,9 @@ def test_the_integrations_named_are_those_described() -> None:
 
 
 def test_airflow_lists_the_provider_and_reads_its_setting(tmp_path: Path) -> None:
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path)}
+    # The settings of the session's own Airflow would hide the defaults.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    environment["AIRFLOW_HOME"] = str(tmp_path)
     airflow = Path(sys.executable).with_name("airflow")
 
     def run(*arguments: str) -> str:
