@@ -1,0 +1,175 @@
+"""The set-up that all ways to a pool share: upload, open the run's job, wait for nodes, undo on failure."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
+from airflow_batchwrap.operators.base import BatchWrapOperator
+from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
+from airflow_batchwrap.workspace import Workspace
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_batchwrap.hooks.views import Verdict
+
+
+class SetUpOperator(JobOperator):
+    """Get a pool, open a job on it, upload what the steps need; the end is a workspace.
+
+    :param pool_wait_timeout: how long to wait for usable nodes.
+    :param min_nodes: how many usable nodes are enough; None for the class's own default.
+    """
+
+    def __init__(
+        self,
+        *,
+        pool_wait_timeout: timedelta = timedelta(minutes=30),
+        min_nodes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.pool_wait_timeout = pool_wait_timeout
+        self.min_nodes = min_nodes
+
+    @abstractmethod
+    def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
+        """Return a pool's id, and whether this run owns it.
+
+        :raises PoolError: it cannot be had.
+        """
+
+    def nodes_needed(self) -> int | None:
+        """Return how many usable nodes end the wait; None for all that the pool asks for."""
+        return self.min_nodes
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Make the workspace and wait for nodes."""
+        from airflow_batchwrap.hooks.views import judge_pool
+
+        archive = self.pack(context)
+        files = self.input_files(context)
+        epoch = self.epoch(context)
+        pool_id, owned = self.acquire_pool(context, epoch)
+        workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
+        try:
+            workspace = self.open_workspace(context, workspace, archive, files)
+            deadline = time.time() + self.pool_wait_timeout.total_seconds()
+            inline = min(deadline, time.time() + self.inline_wait)
+            verdict = self._wait(workspace, inline if self.deferrable else deadline)
+            if verdict is None and self.deferrable:
+                self._defer(workspace, deadline)
+            if verdict is None:
+                verdict = judge_pool(self.hook.view_pool(pool_id), self.nodes_needed())
+            return self._settle(workspace, verdict)
+        except (Exception, AirflowTaskTimeout):
+            self._undo(workspace)
+            raise
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the wait in the triggerer."""
+        from airflow_batchwrap.hooks.views import Verdict
+
+        workspace = Workspace.from_xcom(event["resume"]["workspace"])
+        try:
+            if error := event.get("error"):
+                raise PoolError(error)
+            return self._settle(workspace, Verdict(**event["verdict"]) if event.get("verdict") else None)
+        except Exception:
+            self._undo(workspace)
+            raise
+
+    # --- the parts
+
+    def _wait(self, workspace: Workspace, until: float) -> Verdict | None:
+        """Look at the pool until there is a verdict; None where the time is up."""
+        from airflow_batchwrap.hooks.views import judge_pool
+
+        began, told = time.monotonic(), ""
+        while True:
+            try:
+                view = self.hook.view_pool(workspace.pool_id)
+                if (line := view.progress()) != told:
+                    told = line
+                    self.log.info("Pool %s: %s", workspace.pool_id, line)
+                verdict = judge_pool(view, self.nodes_needed())
+                if verdict.answer != "wait":
+                    return verdict
+            except TryAgain as error:  # a missed look fails nothing; the deadline does
+                self.log.warning("%s", error)
+            left = until - time.time()
+            if left <= 0:
+                return None
+            time.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
+
+    def _defer(self, workspace: Workspace, deadline: float) -> None:
+        from airflow_batchwrap.triggers.pool import PoolTrigger
+
+        trigger = PoolTrigger(
+            pool_id=workspace.pool_id,
+            min_nodes=self.nodes_needed(),
+            deadline=deadline,
+            poll_interval=self.poll_interval,
+            resume={"workspace": workspace.to_xcom()},
+            **self.connections(),
+        )
+        timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _settle(self, workspace: Workspace, verdict: Verdict | None) -> dict[str, Any]:
+        """Return the workspace of a pool that is ready.
+
+        :raises PoolError: it is not.
+        """
+        if verdict is not None and verdict.answer == "ready":
+            return workspace.to_xcom()
+        if verdict is None or verdict.answer == "wait":
+            told = self.hook.view_pool(workspace.pool_id).progress()
+            minutes = self.pool_wait_timeout.total_seconds() / 60
+            raise PoolError(
+                f"Pool {workspace.pool_id!r} was not ready within {minutes:g} min: {told}. "
+                "Raise pool_wait_timeout, or accept fewer nodes with min_nodes."
+            )
+        why = verdict.why
+        if verdict.node_id:
+            for name in ("stderr", "stdout"):
+                tail = self.hook.tail_node_file(workspace.pool_id, verdict.node_id, f"startup/{name}.txt").strip()
+                if tail:
+                    why += f"\nThe end of the start task's {name}:\n{tail}"
+                    break
+        raise PoolError(why)
+
+    def _undo(self, workspace: Workspace) -> None:
+        """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown."""
+        removed = remove(self, workspace)
+        if removed["failed"]:
+            self.log.error("Left behind after the failed set-up: %s", removed["failed"])
+
+
+def remove(operator: BatchWrapOperator, workspace: Workspace) -> dict[str, Any]:
+    """Delete a workspace's job, and its pool if the run owns it; one's failure does not keep the other.
+
+    :return: ``job_id`` and ``pool_id`` that were removed, None where there was none; ``failed``, what could not be.
+    """
+    removed: dict[str, Any] = {"job_id": None, "pool_id": None, "failed": []}
+    ends: list[tuple[str, str, Callable[[str], bool]]] = [("job_id", workspace.job_id, operator.hook.delete_job)]
+    if workspace.owns_pool:
+        ends.append(("pool_id", workspace.pool_id, operator.hook.delete_pool))
+    for name, entity_id, delete in ends:
+        if not entity_id:
+            continue
+        try:
+            if delete(entity_id):
+                removed[name] = entity_id
+                operator.log.info("Removed %s %s", "job" if name == "job_id" else "pool", entity_id)
+        except BatchWrapError as error:
+            removed["failed"].append(f"{name} {entity_id} ({error})")
+    return removed

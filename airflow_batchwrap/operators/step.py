@@ -1,0 +1,345 @@
+"""Run one step, or one command, as one Batch task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
+from airflow_batchwrap.naming import Attempt, BatchTaskKey, step_family, step_id
+from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.operators.outcome import Outcome
+from airflow_batchwrap.operators.setup import remove
+from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
+from airflow_batchwrap.steps import driver_arguments
+from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, TRIGGER_PADDING, pause_after
+from airflow_batchwrap.workspace import Workspace
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_batchwrap.hooks.views import TaskView
+
+_REPORTED = "batchwrap_reported"  # state store: the attempts of each epoch whose failure Airflow has heard of
+_UNSET: Any = object()
+
+
+class RunBatchTaskOperator(JobOperator):
+    """Run one step file, or one command, as one Batch task; its return value is the XCom.
+
+    :param step: the step file's name in the workspace's archive; with ``pool_id``, its path relative to the DAG file.
+    :param command: a command line for a shell on the node, instead of a step; its XCom is the last line of stdout.
+    :param args: positional arguments of ``do_action``: a string, which is split as a shell splits words, or a list.
+    :param value: what the step before returned, instead of ``args``: the single argument, or none where it is None.
+    :param workspace: what a set-up task returned.
+    :param pool_id: run on this pool as it is, in a job of its own that ends with the task, instead of a workspace.
+    :param environment: environment variables for the step; their values are not logged.
+    :param step_timeout: the deadline from the submission on; the Batch task is terminated then.
+    :param task_slots: how many of a node's task slots it takes.
+    """
+
+    template_fields: Sequence[str] = (
+        *JobOperator.template_fields,
+        "step",
+        "command",
+        "args",
+        "value",
+        "workspace",
+        "pool_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        step: str | Path | None = None,
+        command: str | None = None,
+        args: Any = None,
+        value: Any = _UNSET,
+        workspace: Any = None,
+        pool_id: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        step_timeout: timedelta = timedelta(hours=24),
+        task_slots: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.step = step
+        self.command = command
+        self.args = args
+        self.has_value = value is not _UNSET
+        self.value = None if value is _UNSET else value
+        self.workspace = workspace
+        self.pool_id = pool_id
+        self.environment = dict(environment or {})
+        self.step_timeout = step_timeout
+        self.task_slots = task_slots
+
+    # --- Airflow's side
+
+    def execute(self, context: Context) -> Any:
+        """Submit, or adopt what an earlier try submitted, and wait."""
+        self._check()
+        epoch = self.epoch(context)
+        workspace = self._workspace(context, epoch)
+        key: BatchTaskKey | None = None
+        try:
+            key, attempt, created = self._submit(context, workspace, epoch)
+            deadline = created + self.step_timeout.total_seconds()
+            inline = min(deadline, time.time() + self.inline_wait)
+            event = self._wait(workspace, key, inline if self.deferrable else deadline)
+            if event is None and self.deferrable and time.time() < deadline:
+                self._defer(workspace, key, attempt, deadline)
+            result = self._finish(context, workspace, key, attempt, event or {"late": True})
+        except (Exception, AirflowTaskTimeout) as error:
+            if isinstance(error, AirflowTaskTimeout) and key is not None:
+                self.hook.terminate_task(key)
+            self._close(workspace)
+            raise
+        self._close(workspace)
+        return result
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the wait in the triggerer."""
+        resume = event["resume"]
+        workspace = Workspace.from_xcom(resume["workspace"])
+        key = BatchTaskKey(workspace.job_id, resume["batch_task_id"])
+        try:
+            return self._finish(context, workspace, key, Attempt(*resume["attempt"]), event)
+        finally:
+            self._close(workspace)
+
+    # --- the parts
+
+    def _check(self) -> None:
+        """Refuse arguments that do not go together.
+
+        :raises ConfigError: they do not.
+        """
+        if bool(self.step) == bool(self.command):
+            raise ConfigError(f"Task {self.task_id!r} needs either a step or a command, and not both.")
+        if bool(self.workspace) == bool(self.pool_id):
+            raise ConfigError(
+                f"Task {self.task_id!r} needs either a workspace, which a set-up task returns, or a pool_id, not both."
+            )
+
+    def _workspace(self, context: Context, epoch: int) -> Workspace:
+        if self.workspace:
+            return Workspace.from_xcom(self.workspace)
+        if self.hook.find_pool(str(self.pool_id)) is None:
+            raise PoolError(
+                f"Pool {self.pool_id!r} does not exist. Check pool_id, or create it with CreatePoolOperator."
+            )
+        if self.step:
+            self.steps = Path(self.step).parent
+        archive, files = self.pack(context), self.input_files(context)
+        return self.open_workspace(context, Workspace(str(self.pool_id), False, "", epoch), archive, files)
+
+    @property
+    def scope(self) -> str:
+        """A step that runs alone is its own scope: its job must not be taken for its group's."""
+        return super().scope if self.workspace else self.task_id
+
+    def _submit(self, context: Context, workspace: Workspace, epoch: int) -> tuple[BatchTaskKey, Attempt, float]:
+        """Submit this attempt once; return where it is, which it is, and when it was created (seconds since 1970)."""
+        from airflow_batchwrap.hooks import models
+
+        family = step_family(self.task_id, self._name, self._map_index(context))
+        found = {
+            attempt: view
+            for task_id, view in self.hook.view_tasks(workspace.job_id, family).items()
+            if (attempt := Attempt.parse(task_id[len(family) :])) is not None
+        }
+        for older, view in found.items():
+            if older.epoch < epoch and not view.over:
+                self.hook.terminate_task(self._key(context, workspace, older))
+        attempt, existing = choose_attempt(found, epoch, self._reported(context, epoch))
+        key = self._key(context, workspace, attempt)
+        submission = self._submission(context, workspace, attempt)
+        if existing is None and self.hook.create_task(workspace.job_id, submission.build(self.hook, key.batch_task_id)):
+            self.log.info("Submitted Batch task %s to pool %s", key, workspace.pool_id)
+            created = time.time()
+        else:
+            task = self.hook.find_task(key)
+            if task is None:
+                raise TryAgain(f"Batch task {key} was there and is gone: its job is being deleted.")
+            prints = [item.value for item in task.environment_settings or () if item.name == models.FINGERPRINT_ENV]
+            if prints != [submission.fingerprint()]:
+                raise ConfigError(
+                    f"Batch task {key} exists with another archive, arguments, inputs or parameters. Clear the task, "
+                    "which ends the old one and starts over."
+                )
+            self.log.info("Found Batch task %s, which an earlier try submitted", key)
+            created = task.creation_time.timestamp() if task.creation_time else time.time()
+        self._push(context, workspace, key)
+        return key, attempt, created
+
+    def _submission(self, context: Context, workspace: Workspace, attempt: Attempt) -> Submission:
+        step = Path(self.step).name if self.step else ""
+        if step and step not in workspace.steps:
+            raise ConfigError(
+                f"Step {step!r} is not among the steps that the set-up packed: {', '.join(workspace.steps) or 'none'}. "
+                "Clear the set-up task, which packs the folder again, or start a new run."
+            )
+        passed_on = [] if self.value is None else [self.value]
+        arguments = passed_on if self.has_value else driver_arguments(self.args)
+        ti = context["ti"]
+        return Submission(
+            workspace=workspace,
+            step=step,
+            command=self.command or "",
+            arguments=plain_values(arguments, f"the arguments of {self._name!r}"),
+            params=plain_values(dict(context.get("params") or {}), "the DAG run's params"),
+            context={
+                "dag_id": self.dag_id,
+                "run_id": str(context["run_id"]),
+                "task_id": self.task_id,
+                "map_index": self._map_index(context),
+                "try_number": ti.try_number,
+                "attempt": attempt.number,
+            },
+            output_prefix=self._prefix(context, workspace, attempt),
+            step_timeout=self.step_timeout,
+            batch_retries=self.batch_retries,
+            task_slots=self.task_slots,
+            environment=self.environment,
+        )
+
+    def _wait(self, workspace: Workspace, key: BatchTaskKey, until: float) -> dict[str, Any] | None:
+        """Look at the Batch task until it is over; return what a trigger's event would say, None where time is up."""
+        from airflow_batchwrap.hooks.views import judge_wait
+
+        began, told = time.monotonic(), ""
+        asked = began + GRACE - STUCK_INTERVAL
+        while True:
+            try:
+                view = self.hook.view_task(key)
+                if view.over:
+                    return {"view": view.to_json()}
+                if (line := f"{view.state} {view.node_id}".strip()) != told:
+                    told = line
+                    self.log.info("Batch task %s is %s", key.batch_task_id, line)
+                if view.state != "running" and time.monotonic() - asked >= STUCK_INTERVAL:
+                    asked = time.monotonic()
+                    stuck = judge_wait(self.hook.view_wait(workspace.job_id, workspace.pool_id))
+                    if stuck is not None:
+                        return {"stuck": asdict(stuck)}
+            except TryAgain as error:  # a missed look fails nothing; the deadline does
+                self.log.warning("%s", error)
+            left = until - time.time()
+            if left <= 0:
+                return None
+            time.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
+
+    def _defer(self, workspace: Workspace, key: BatchTaskKey, attempt: Attempt, deadline: float) -> None:
+        from airflow_batchwrap.triggers.step import BatchTaskTrigger
+
+        trigger = BatchTaskTrigger(
+            pool_id=workspace.pool_id,
+            job_id=key.job_id,
+            batch_task_id=key.batch_task_id,
+            deadline=deadline,
+            poll_interval=self.poll_interval,
+            resume={
+                "workspace": workspace.to_xcom(),
+                "batch_task_id": key.batch_task_id,
+                "attempt": list(attempt.order),
+            },
+            **self.connections(),
+        )
+        timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _finish(
+        self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt, event: dict[str, Any]
+    ) -> Any:
+        """Return the step's value.
+
+        :raises BatchWrapError: it did not succeed.
+        """
+        from airflow_batchwrap.hooks.views import PreparationView, Stuck, TaskView
+
+        outcome = Outcome(
+            hook=self.hook,
+            key=key,
+            pool_id=workspace.pool_id,
+            name=self._name,
+            is_step=bool(self.step),
+            container=workspace.output_container,
+            prefix=self._prefix(context, workspace, attempt),
+            step_timeout=self.step_timeout,
+        )
+        error: BatchWrapError
+        if event.get("error"):
+            # Looking failed, and nothing is known of the Batch task: another try of this task adopts it.
+            raise ConfigError(event["error"])
+        if event.get("stuck"):
+            preparation = event["stuck"]["preparation"]
+            stuck = Stuck(event["stuck"]["why"], PreparationView(**preparation) if preparation else None)
+            error = outcome.stuck(stuck)
+            self.hook.terminate_task(key)
+        elif event.get("late"):
+            self.hook.terminate_task(key)
+            error = outcome.late()
+        else:
+            view = TaskView(**event["view"])
+            self._push(context, workspace, key, view)
+            if stdout := outcome.stdout().strip():
+                self.log.info("The end of stdout:\n%s", stdout)
+            if view.succeeded:
+                return outcome.value()
+            error = outcome.error(view)
+        self._report(context, attempt)
+        raise error
+
+    def _close(self, workspace: Workspace) -> None:
+        """End the job where it is this task's own; a workspace's is the teardown's to end."""
+        if not self.workspace and (failed := remove(self, workspace)["failed"]):
+            self.log.error("Left behind: %s", "; ".join(failed))
+
+    # --- small things
+
+    @property
+    def _name(self) -> str:
+        return Path(self.step).stem if self.step else self.task_id.rpartition(".")[2]
+
+    @staticmethod
+    def _map_index(context: Context) -> int:
+        index = context["ti"].map_index
+        return -1 if index is None else index
+
+    def _key(self, context: Context, workspace: Workspace, attempt: Attempt) -> BatchTaskKey:
+        return BatchTaskKey(workspace.job_id, step_id(self.task_id, self._name, self._map_index(context), attempt))
+
+    def _prefix(self, context: Context, workspace: Workspace, attempt: Attempt) -> str:
+        index = self._map_index(context)
+        step = self._name if index < 0 else f"{self._name}[{index}]"
+        return f"{workspace.output_prefix}/{step}/{attempt}"
+
+    def _reported(self, context: Context, epoch: int) -> list[int]:
+        stored = context["task_state_store"].get(_REPORTED)
+        pairs = [pair for pair in stored if isinstance(pair, list)] if isinstance(stored, list) else []
+        return [int(str(pair[1])) for pair in pairs if pair[0] == epoch]
+
+    def _report(self, context: Context, attempt: Attempt) -> None:
+        """Remember that Airflow hears of this attempt's failure now, so that the next try makes a new attempt."""
+        store = context["task_state_store"]
+        stored = store.get(_REPORTED)
+        store.set(_REPORTED, [*(stored if isinstance(stored, list) else []), list(attempt.order)])
+
+    @staticmethod
+    def _push(context: Context, workspace: Workspace, key: BatchTaskKey, view: TaskView | None = None) -> None:
+        """Leave, for people and links, where the step runs."""
+        found = {
+            "pool_id": workspace.pool_id,
+            "job_id": key.job_id,
+            "batch_task_id": key.batch_task_id,
+            "node_id": view.node_id if view else None,
+            "exit_code": view.exit_code if view else None,
+        }
+        context["ti"].xcom_push(key="batch", value=found)

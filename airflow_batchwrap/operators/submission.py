@@ -1,0 +1,165 @@
+"""What goes to Batch for one attempt at a step: the call, its files, its fingerprint, and which attempt it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchwrap.engine import protocol
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.naming import Attempt, digest
+from airflow_batchwrap.workspace import BlobRef, ValueReference, Workspace
+
+if TYPE_CHECKING:
+    from azure.batch.models import BatchTaskCreateOptions, ResourceFile
+
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.hooks.views import TaskView
+
+_SAS_EXTRA = timedelta(days=1)  # beyond the deadline that a SAS serves
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One attempt at a step or a command, ready to be built.
+
+    :param step: the step file; empty for a command.
+    :param command: the command; empty for a step.
+    :param arguments: plain JSON values, or references among them.
+    :param output_prefix: the folder of this attempt's results.
+    :param step_timeout: the longest time the Batch task may run, downloads included.
+    """
+
+    workspace: Workspace
+    step: str
+    command: str
+    arguments: Sequence[Any]
+    params: Mapping[str, Any]
+    context: Mapping[str, Any]
+    output_prefix: str
+    step_timeout: timedelta
+    batch_retries: int
+    task_slots: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """Return what makes this submission this one: no SAS, no time and no try number is in it."""
+        archive = self.workspace.archive
+        text = json.dumps(
+            {
+                "archive": archive.sha256 if archive else None,
+                "step": self.step,
+                "command": self.command,
+                "arguments": self.arguments,
+                "inputs": [[item.name, item.ref.sha256] for item in self.workspace.inputs],
+                "params": self.params,
+                "environment": digest(*sorted(self.environment.items())),
+            },
+            sort_keys=True,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def build(self, hook: BatchWrapHook, batch_task_id: str) -> BatchTaskCreateOptions:
+        """Return the Batch task; upload what does not fit into it."""
+        from airflow_batchwrap.hooks import models
+
+        lifetime = self.step_timeout + _SAS_EXTRA
+        container_url = hook.container_sas_url(self.workspace.output_container, lifetime, write=True)
+        environment = {**self.environment, models.FINGERPRINT_ENV: self.fingerprint()}
+        files: list[ResourceFile] = []
+        if self.command:
+            command_line = models.shell_command(self.command)
+        else:
+            command_line = models.ENGINE_COMMAND
+            if self.workspace.archive is None:
+                raise ConfigError(
+                    f"The workspace holds no steps, so {self.step!r} cannot run: give its set-up `steps`."
+                )
+            files.append(models.resource_file(hook.sas_url(self.workspace.archive, lifetime), protocol.ARCHIVE_NAME))
+            call, references = self.call()
+            files += [models.resource_file(hook.sas_url(ref, lifetime), path) for path, ref in references.items()]
+            text = call.dumps()
+            if len(text.encode()) <= protocol.INLINE_CALL_LIMIT:
+                environment[protocol.CALL_ENV] = text
+            else:
+                ref = self._upload_call(hook, text)
+                files.append(models.resource_file(hook.sas_url(ref, lifetime), protocol.CALL_FILE))
+                environment[protocol.CALL_FILE_ENV] = protocol.CALL_FILE
+        return models.task_options(
+            batch_task_id,
+            command_line,
+            resource_files=files,
+            output_files=models.step_outputs(container_url, self.output_prefix),
+            environment=environment,
+            wall_clock=self.step_timeout,
+            batch_retries=self.batch_retries,
+            required_slots=self.task_slots,
+        )
+
+    def call(self) -> tuple[protocol.Call, dict[str, BlobRef]]:
+        """Return the engine's call, and the blobs that its arguments stand for, by their path on the node."""
+        references: dict[str, BlobRef] = {}
+        call = protocol.Call(
+            step=self.step,
+            arguments=[_argument(value, references) for value in self.arguments],
+            context=dict(self.context),
+            params=dict(self.params),
+            inputs=[item.name for item in self.workspace.inputs],
+            inputs_dir=self.workspace.inputs_dir,
+            output_container=self.workspace.output_container,
+        )
+        return call, references
+
+    def _upload_call(self, hook: BatchWrapHook, text: str) -> BlobRef:
+        from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
+
+        data = text.encode()
+        hook.ensure_container(INPUTS_CONTAINER)
+        return hook.upload_bytes(INPUTS_CONTAINER, f"calls/{hashlib.sha256(data).hexdigest()}.json", data)
+
+
+def _argument(value: Any, references: dict[str, BlobRef]) -> protocol.Argument:
+    """Return how a value travels; a reference, alone or in a stage's list, becomes a file on the node."""
+    reference = ValueReference.from_xcom(value)
+    if reference is not None:
+        path = f"{protocol.ARGUMENTS_DIR}/{len(references)}.json"
+        references[path] = reference.ref
+        return protocol.Argument("file", path=path, size=reference.ref.size, sha256=reference.ref.sha256)
+    if isinstance(value, list | tuple) and any(ValueReference.from_xcom(item) for item in value):
+        return protocol.Argument("list", items=[_argument(item, references) for item in value])
+    return protocol.Argument("value", value=value)
+
+
+def plain_values(value: Any, what: str) -> Any:
+    """Return a value as it arrives after a journey as JSON.
+
+    :raises ConfigError: it is not JSON.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what} cannot be passed as JSON: {error}. Use strings, numbers, lists and dicts.") from None
+
+
+def choose_attempt(
+    found: Mapping[Attempt, TaskView], epoch: int, reported: Sequence[int]
+) -> tuple[Attempt, TaskView | None]:
+    """Return the attempt to go on with, and the Batch task that is it already.
+
+    One that lives or succeeded is adopted; one that failed without Airflow's hearing of it is reported now; only a
+    failure that was reported makes room for the next attempt.
+
+    :param found: the Batch tasks of this step in the job.
+    :param reported: the numbers of this epoch's attempts whose failure was reported.
+    """
+    own = sorted((attempt for attempt in found if attempt.epoch == epoch), key=lambda attempt: attempt.number)
+    for attempt in reversed(own):
+        if attempt.number not in reported:
+            return attempt, found[attempt]
+        break
+    last = max([attempt.number for attempt in own] + list(reported), default=0)
+    return Attempt(epoch, last + 1), None

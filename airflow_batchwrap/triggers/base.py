@@ -1,0 +1,86 @@
+"""The loop that the triggers of this package share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_batchwrap.exceptions import BatchWrapError, TryAgain
+from airflow_batchwrap.waiting import pause_after
+
+if TYPE_CHECKING:
+    from azure.batch.aio import BatchClient
+
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+
+class WaitTrigger(BaseTrigger):
+    """Look at something again and again until there is something to say, or the deadline has passed.
+
+    The event always comes: where looking itself fails for good, the event carries the reason, so that the operator
+    cleans up as after any failure. (A trigger that raised would fail the task behind the operator's back.)
+
+    :param deadline: seconds since 1970, absolute: a moved or restarted trigger waits no longer for it.
+    :param poll_interval: the longest pause between two looks, in seconds.
+    :param resume: handed back in the event: what the operator needs to go on.
+    """
+
+    arguments: tuple[str, ...] = ("deadline", "poll_interval", "azure_batch_conn_id", "wasb_conn_id", "resume")
+
+    def __init__(
+        self,
+        *,
+        deadline: float,
+        poll_interval: float,
+        azure_batch_conn_id: str,
+        wasb_conn_id: str,
+        resume: dict[str, Any],
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.deadline = deadline
+        self.poll_interval = poll_interval
+        self.azure_batch_conn_id = azure_batch_conn_id
+        self.wasb_conn_id = wasb_conn_id
+        self.resume = resume
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what makes this trigger again."""
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return path, {name: getattr(self, name) for name in self.arguments}
+
+    @abstractmethod
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+        """Look once; return what to say, or None to go on waiting."""
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is something to say."""
+        try:
+            said = await self._wait()
+        except BatchWrapError as error:
+            said = {"error": str(error)}
+        except Exception as error:
+            self.log.exception("Waiting failed")
+            said = {"error": f"Waiting failed in the triggerer: {type(error).__name__}"}
+        yield TriggerEvent({"resume": self.resume, **said})  # type: ignore[no-untyped-call]
+
+    async def _wait(self) -> dict[str, Any]:
+        from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+        hook = BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
+        began = time.monotonic()
+        async with hook.async_batch() as client:
+            while True:
+                try:
+                    if (said := await self.look(hook, client)) is not None:
+                        return said
+                except TryAgain as error:  # a missed look fails nothing; the deadline does
+                    self.log.warning("%s", error)
+                left = self.deadline - time.time()
+                if left <= 0:
+                    return {"late": True}
+                await asyncio.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
