@@ -36,8 +36,8 @@ class CreatePoolOperator(SetUpOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        # A PoolConfig renders its own templates; its repr, which Airflow's UI shows, hides what is secret.
-        self.pool_config = pool_config
+        # A PoolConfig renders its own templates; its repr, which Airflow's UI shows, hides what is secret in it.
+        self.pool_config = PoolConfig.from_dict(pool_config) if isinstance(pool_config, dict) else pool_config
         self.pool_id = pool_id
 
     def config(self, context: Context) -> PoolConfig:
@@ -46,7 +46,7 @@ class CreatePoolOperator(SetUpOperator):
             return self.pool_config
         if isinstance(self.pool_config, str | Path):
             return PoolConfig.from_json(self.dag_folder(context) / self.pool_config)
-        return PoolConfig.from_dict(self.pool_config or {})
+        return PoolConfig()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Create the pool and open the job; wait for nodes."""

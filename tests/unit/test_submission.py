@@ -1,0 +1,86 @@
+"""What is submitted, which attempt it is, and how arguments travel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.hooks.views import TaskView
+from airflow_batchwrap.naming import Attempt
+from airflow_batchwrap.operators.results import _matches
+from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
+from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference, Workspace
+
+FAILED = TaskView("completed", exit_code=1, failure_code="FailureExitCode")
+RUNNING = TaskView("running")
+DONE = TaskView("completed", exit_code=0)
+REF = BlobRef("c", "b", 9, "00")
+
+
+def submission(**changes: object) -> Submission:
+    workspace = Workspace("p", True, "j", archive=REF, steps=("1_a.py",), inputs=(InputFile("x", REF),))
+    whole = Submission(workspace, "1_a.py", "", ["a", 1], {"p": 1}, {"try_number": 1}, "o/1", timedelta(hours=1), 0, 1)
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("found", "epoch", "reported", "number", "adopted"),
+    [
+        ({}, 1, [], 1, None),
+        ({Attempt(1, 1): RUNNING}, 1, [], 1, RUNNING),
+        ({Attempt(1, 1): DONE}, 1, [], 1, DONE),
+        ({Attempt(1, 1): FAILED}, 1, [], 1, FAILED),
+        ({Attempt(1, 1): FAILED}, 1, [1], 2, None),
+        ({Attempt(1, 1): FAILED, Attempt(1, 2): RUNNING}, 1, [1], 2, RUNNING),
+        ({Attempt(1, 1): RUNNING}, 2, [], 1, None),
+        ({}, 1, [1, 2], 3, None),
+    ],
+)
+def test_an_attempt_is_adopted_until_its_failure_was_reported(
+    found: dict[Attempt, TaskView], epoch: int, reported: list[int], number: int, adopted: TaskView | None
+) -> None:
+    assert choose_attempt(found, epoch, reported) == (Attempt(epoch, number), adopted)
+
+
+def test_the_fingerprint_sees_what_matters_and_nothing_else() -> None:
+    whole = submission()
+    assert whole.fingerprint() == submission(context={"try_number": 2}, output_prefix="o/2").fingerprint()
+    assert whole.fingerprint() != submission(arguments=["a", 2]).fingerprint()
+    assert whole.fingerprint() != submission(params={"p": 2}).fingerprint()
+    assert whole.fingerprint() != submission(step="2_b.py").fingerprint()
+    assert whole.fingerprint() != submission(workspace=replace(whole.workspace, inputs=())).fingerprint()
+
+
+def test_references_become_files_on_the_node_also_within_a_stage_list() -> None:
+    reference = ValueReference(REF).to_xcom()
+    call, files = submission(arguments=[[1, reference]]).call()
+    (argument,) = call.arguments
+    assert argument.kind == "list"
+    assert [item.kind for item in argument.items] == ["value", "file"]
+    assert files == {argument.items[1].path: REF}
+
+
+def test_values_that_are_not_json_are_told() -> None:
+    assert plain_values([(1, 2)], "x") == [[1, 2]]
+    with pytest.raises(ConfigError, match="cannot be passed as JSON"):
+        plain_values([{1, 2}], "args")
+    with pytest.raises(ConfigError, match="cannot be passed as JSON"):
+        plain_values([float("nan")], "args")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "same"),
+    [
+        ("1_a/x.csv", "**/*", True),
+        ("1_a/deep/x.csv", "**/*.csv", True),
+        ("1_a/x.csv", "1_a/*", True),
+        ("1_a/deep/x.csv", "1_a/*", False),
+        ("1_a/x.csv", "*.csv", False),
+        ("1_a/x.csv", "**/x.???", True),
+    ],
+)
+def test_patterns_choose_result_files(name: str, pattern: str, same: bool) -> None:
+    assert _matches(name, pattern) is same
