@@ -98,6 +98,13 @@ class Manifest(ConfigModel):
     def _legal(cls, value: str | None) -> str | None:
         return None if value is None else check_container_name(value)
 
+    def mapped(self) -> list[dict[str, Any]]:
+        """Return the entries as ``RunBatchTaskOperator.partial(...).expand_kwargs`` takes them: one task each."""
+        return [
+            {"step": entry.step, "args": entry.args if isinstance(entry.args, str) else list(entry.args)}
+            for entry in self.entries
+        ]
+
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Self:
         """Read a manifest.
