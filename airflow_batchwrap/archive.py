@@ -66,15 +66,16 @@ def build(folder: StepFolder | str | os.PathLike[str], *, size_limit: int = SIZE
     members = {"__main__.py": (_MAIN.encode(), False)}
     for path in sorted(Path(engine.__file__).parent.glob("*.py")):
         members[f"batchwrap_engine/{path.name}"] = (path.read_bytes(), False)
-    total = 0
-    for name, path in _files(steps.path):
-        mode = _regular(path, steps.path)
-        total += path.stat().st_size
-        if total > size_limit:
-            raise ConfigError(
-                f"the steps folder {steps.path} holds more than {size_limit} bytes (reached at {name}): it travels "
-                "with every step, so give large files to the workflow as inputs= and keep only code here"
-            )
+    files = [(name, path, _regular(path, steps.path)) for name, path in _files(steps.path)]
+    sizes = {name: path.stat().st_size for name, path, _ in files}
+    if sum(sizes.values()) > size_limit:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"the steps folder {steps.path} holds {sum(sizes.values())} bytes, more than the {size_limit} that may "
+            f"travel with every step (its largest file is {largest}, {sizes[largest]} bytes): give large files to the "
+            "workflow as inputs= and keep only code here"
+        )
+    for name, path, mode in files:
         members[f"steps/{name}"] = (path.read_bytes(), bool(mode & stat.S_IXUSR))
     data = _pack(members)
     return Archive(data, hashlib.sha256(data).hexdigest(), tuple(step.file for step in steps.steps))

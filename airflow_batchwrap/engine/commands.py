@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import shlex
 import signal
@@ -173,11 +174,10 @@ def _show(text: str, echo: str) -> bool:
 def _feed(pipe: Optional[IO[bytes]], data: bytes) -> None:
     if pipe is None:
         return
-    try:
+    with contextlib.suppress(BrokenPipeError):  # a program need not read all that it is given
         pipe.write(data)
+    with contextlib.suppress(BrokenPipeError):  # what is left in the buffer
         pipe.close()
-    except BrokenPipeError:  # a program need not read all that it is given
-        pass
 
 
 class _EndsWith:

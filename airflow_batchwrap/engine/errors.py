@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Tuple
+
 
 class Unusable(Exception):
     """The step, its arguments, its inputs, its value or its files cannot be used: somebody has to change them.
@@ -27,3 +29,6 @@ class CommandFailed(RuntimeError):
         self.exit_code = exit_code
         self.stdout = stdout
         self.stderr = stderr
+
+    def __reduce__(self) -> Tuple[Any, ...]:  # so that it crosses from a process of multiprocessing
+        return type(self), (str(self), self.exit_code, self.stdout, self.stderr)

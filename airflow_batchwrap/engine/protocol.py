@@ -118,9 +118,9 @@ class Call:
     protocol: int = PROTOCOL_VERSION
 
     def dumps(self) -> str:
-        data = asdict(self)
+        data = asdict(self)  # keys stay in their order: a step may well go through a dict in the order it was made
         data["arguments"] = [argument.to_json() for argument in self.arguments]
-        return json.dumps(data, allow_nan=False, separators=(",", ":"), sort_keys=True)
+        return json.dumps(data, allow_nan=False, separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str) -> Call:
@@ -185,7 +185,7 @@ class Result:
     protocol: int = PROTOCOL_VERSION
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self), allow_nan=False, indent=1, sort_keys=True)
+        return json.dumps(asdict(self), allow_nan=False, indent=1)
 
     @classmethod
     def loads(cls, text: str) -> Result:

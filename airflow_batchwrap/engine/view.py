@@ -24,7 +24,10 @@ class Engine:
     :ivar params: the DAG run's parameters.
     :ivar context: dag_id, run_id, task_id, map_index, try_number, attempt.
     :ivar log: a logger that writes to stderr.
+    :cvar CommandFailed: what :meth:`run` and :meth:`java_runner` raise.
     """
+
+    CommandFailed = CommandFailed
 
     def __init__(self, call: Call, step: Path, work: Path, input_dir: Optional[Path], chosen: ChosenFiles) -> None:
         self.input_dir: Path = Path(os.path.abspath(str(input_dir or work)))

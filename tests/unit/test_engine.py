@@ -1,0 +1,560 @@
+"""The engine as a node runs it: an archive, started as a process of its own, by the oldest Python too."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_batchwrap import archive
+from airflow_batchwrap.engine import protocol
+
+DEADLINE = 30.0  # seconds that any one process here may take
+
+
+def _python38() -> str | None:
+    """The node's oldest Python, where this machine has one that works."""
+    for candidate in (os.environ.get("BATCHWRAP_PYTHON38"), shutil.which("python3.8")):
+        if candidate:
+            probe = [candidate, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 8))"]
+            if subprocess.run(probe, capture_output=True, timeout=DEADLINE, check=False).returncode == 0:
+                return candidate
+    return None
+
+
+@dataclass
+class Ended:
+    """What one run left."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    work: Path
+
+    @property
+    def out(self) -> Path:
+        return self.work / protocol.OUT_DIR
+
+    @property
+    def result(self) -> protocol.Result:
+        return protocol.Result.loads((self.out / protocol.RESULT_FILE).read_text())
+
+    @property
+    def error(self) -> protocol.StepError:
+        error = self.result.error
+        assert error is not None
+        return error
+
+
+@dataclass
+class Node:
+    """A working directory with the archive of some steps in it."""
+
+    python: str
+    base: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def work(self) -> Path:
+        return self.base / "wd"
+
+    def write(self, name: str, text: str) -> None:
+        path = self.base / "steps" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+    def start(self, call: protocol.Call | str) -> subprocess.Popen[bytes]:
+        self.work.mkdir(exist_ok=True)
+        (self.work / protocol.ARCHIVE_NAME).write_bytes(archive.build(self.base / "steps").data)
+        text = call if isinstance(call, str) else call.dumps()
+        env = {**os.environ, protocol.CALL_ENV: text, **self.env}
+        return subprocess.Popen(
+            [self.python, protocol.ARCHIVE_NAME],
+            cwd=self.work,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, call: protocol.Call | str) -> Ended:
+        process = self.start(call)
+        out, err = process.communicate(timeout=DEADLINE)
+        return Ended(process.returncode, out.decode(), err.decode(), self.work)
+
+    def step(self, source: str, *arguments: Any, **call: Any) -> Ended:
+        """Run one step file, ``1_step.py``, with these values as its arguments."""
+        self.write("1_step.py", source)
+        values = [protocol.Argument("value", value=value) for value in arguments]
+        return self.run(protocol.Call("1_step.py", values, **call))
+
+
+@pytest.fixture(params=["this Python", "Python 3.8"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
+    python: str | None = sys.executable
+    if request.param == "Python 3.8":
+        python = _python38()
+        if python is None:
+            pytest.skip("no working python3.8 on PATH, and BATCHWRAP_PYTHON38 does not name one")
+    assert python is not None
+    return Node(python, tmp_path)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Node:
+    """The same with this Python only, for what no version of Python changes."""
+    return Node(sys.executable, tmp_path)
+
+
+# What a step gets and gives
+
+
+def test_a_step_gets_its_arguments_and_its_value_is_recorded(node: Node) -> None:
+    node.write("_helper.py", "def add(a, b):\n    return a + b\n")
+    ended = node.step(
+        """
+        import _helper
+        def do_action(engine, *args):
+            print("args", args, "and é")
+            return {"sum": _helper.add(*args), "pair": (1, 2)}
+        """,
+        2,
+        3,
+    )
+    assert (ended.exit_code, ended.stdout) == (0, "args (2, 3) and é\n")
+    assert ended.result.outcome == protocol.DONE
+    assert ended.result.value == {"sum": 5, "pair": [1, 2]}
+    assert ended.result.started < ended.result.ended
+    assert not list(ended.out.glob("*.part"))
+
+
+def test_what_a_step_can_ask_for(here: Node) -> None:
+    ended = here.step(
+        """
+        def do_action(engine):
+            engine.log.info("a line for the log")
+            return [engine.params, engine.context, engine.output_container, str(engine.input_dir)]
+        """,
+        params={"day": 3},
+        context={"dag_id": "d", "attempt": 2},
+        output_container="results",
+    )
+    assert ended.result.value == [{"day": 3}, {"dag_id": "d", "attempt": 2}, "results", str(here.work)]
+    assert "INFO a line for the log" in ended.stderr
+    assert "step 1_step.py, attempt 2, Python 3." in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_print_is_seen_at_once_and_in_utf_8_whatever_the_locale(node: Node) -> None:
+    node.env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    node.write(
+        "1_step.py",
+        """
+        import sys
+        def do_action(engine):
+            print("\u00fcber", end="")
+            while not open("go").read():
+                pass
+        """,
+    )
+    node.work.mkdir()
+    (node.work / "go").write_text("")
+    process = node.start(protocol.Call("1_step.py"))
+    assert process.stdout is not None
+    try:
+        assert process.stdout.read(5) == "\u00fcber".encode()  # the step has not ended: it waits for the word
+        assert process.poll() is None
+        (node.work / "go").write_text("go")
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_processes_of_a_step_find_its_functions(node: Node) -> None:
+    ended = node.step(
+        """
+        import multiprocessing
+        def square(x):
+            return x * x
+        def do_action(engine):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return pool.map(square, [1, 2, 3])
+        """
+    )
+    assert ended.result.value == [1, 4, 9], ended.stderr
+
+
+def test_a_large_value_gets_its_own_file_and_comes_back_as_an_argument(node: Node) -> None:
+    first = node.step("def do_action(engine):\n    return ['\u00e9' * 20000]")
+    described = first.result.value_file
+    assert described is not None
+    assert first.result.value is None
+    data = (first.out / described.path).read_bytes()
+    assert (described.size, described.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+    folder = node.work / protocol.ARGUMENTS_DIR
+    folder.mkdir()
+    (folder / "0.json").write_bytes(data)
+    sent = protocol.Argument("file", path=f"{folder.name}/0.json", size=described.size, sha256=described.sha256)
+    node.write("2_next.py", "def do_action(engine, both):\n    return [len(both[0][0]), both[1]]")
+    second = node.run(
+        protocol.Call("2_next.py", [protocol.Argument("list", items=[sent, protocol.Argument("value", value=7)])])
+    )
+    assert second.result.value == [20000, 7]
+
+    (folder / "0.json").write_bytes(data.replace(b"u00e9", b"u00e8"))
+    changed = node.run(protocol.Call("2_next.py", [sent]))
+    assert changed.exit_code == protocol.EXIT_UNUSABLE
+    assert "is not what was sent" in changed.error.message
+
+
+def test_a_large_call_comes_as_a_file(here: Node) -> None:
+    here.write("1_step.py", "def do_action(engine, text):\n    return len(text)")
+    here.work.mkdir()
+    call = protocol.Call("1_step.py", [protocol.Argument("value", value="x" * 200_000)])
+    (here.work / protocol.CALL_FILE).write_text(call.dumps())
+    (here.work / protocol.ARCHIVE_NAME).write_bytes(archive.build(here.base / "steps").data)
+    env = {**os.environ, protocol.CALL_FILE_ENV: protocol.CALL_FILE}
+    env.pop(protocol.CALL_ENV, None)
+    done = subprocess.run([here.python, protocol.ARCHIVE_NAME], cwd=here.work, env=env, timeout=DEADLINE, check=False)
+    assert done.returncode == 0
+    assert json.loads((here.work / protocol.OUT_DIR / protocol.RESULT_FILE).read_text())["value"] == 200_000
+
+
+@pytest.mark.parametrize("code", ["", "0"])
+def test_sys_exit_with_success_is_a_normal_end(here: Node, code: str) -> None:
+    ended = here.step(f"import sys\ndef do_action(engine):\n    sys.exit({code})")
+    assert (ended.exit_code, ended.result.value) == (0, None)
+
+
+# A step that fails
+
+
+def test_the_traceback_shows_the_users_lines_and_no_others(node: Node) -> None:
+    ended = node.step(
+        """
+        def inner():
+            return 1 / 0  # the line at fault
+        def do_action(engine):
+            try:
+                inner()
+            except ZeroDivisionError as error:
+                raise ValueError("no such day") from error
+        """
+    )
+    assert (ended.exit_code, ended.result.outcome) == (1, protocol.STEP_RAISED)
+    assert (ended.error.type, ended.error.message) == ("ValueError", "no such day")
+    assert "return 1 / 0  # the line at fault" in ended.error.traceback
+    assert "batchwrap_engine" not in ended.stderr
+    assert ended.error.traceback in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "name"),
+    [
+        ("sys.exit(5)", "SystemExit"),
+        ("sys.exit('no data')", "SystemExit"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("raise MemoryError", "MemoryError"),
+        ("bytearray(2 ** 62)", "MemoryError"),
+        ("raise Silent", "Silent"),
+        ("do_action(engine)", "RecursionError"),
+        ("engine.run('false')", "CommandFailed"),
+    ],
+)
+def test_whatever_ends_a_step_is_recorded(here: Node, raised: str, name: str) -> None:
+    ended = here.step(
+        f"""
+        import sys
+        class Silent(BaseException):
+            def __str__(self):
+                raise RuntimeError("not even this")
+        def do_action(engine):
+            {raised}
+        """
+    )
+    assert (ended.exit_code, ended.error.type) == (1, name)
+    assert len(ended.error.traceback) <= 16 * 1024
+    assert "batchwrap_engine/" not in ended.error.traceback
+
+
+def test_a_long_traceback_keeps_its_beginning_and_its_end(here: Node) -> None:
+    ended = here.step("def do_action(engine):\n    raise ValueError('x' * 100_000 + ' the end')")
+    assert len(ended.error.traceback) <= 16 * 1024
+    assert ended.error.traceback.startswith("Traceback")
+    assert ended.error.traceback.endswith(" the end\n")
+
+
+@pytest.mark.parametrize("waiting", ["while True: pass", "engine.run(['sleep', '600'])"])
+def test_sigterm_ends_a_step_promptly_and_with_it_what_it_runs(here: Node, waiting: str) -> None:
+    here.write("1_step.py", f"def do_action(engine):\n    print('running', flush=True)\n    {waiting}\n")
+    process = here.start(protocol.Call("1_step.py"))
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"running\n"
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=DEADLINE)  # ends only when nobody holds the pipes: the program has ended too
+        assert time.monotonic() - begun < 5
+        assert process.returncode == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# A step that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("x = 1", "has no do_action: write"),
+        ("do_action = 3", "is a int, not a function"),
+        ("def do_action(engine)\n    pass", "SyntaxError"),
+        ("import not_there_at_all", "'not_there_at_all'"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError"),
+        ("import sys\nsys.exit()", "cannot be imported: SystemExit"),
+        ("async def do_action(engine): pass", "async function"),
+        ("def do_action(): pass", "do_action()"),
+        ("def do_action(engine, a, b): pass", "cannot take the arguments it is given (the engine alone)"),
+        ("def do_action(engine): return {1: 2}", "the key 1 of type `int`"),
+        ("def do_action(engine): return float('nan')", "value is nan"),
+        ("import datetime\ndef do_action(engine): return {'a': [datetime.date.today()]}", "value['a'][0] is a `date`"),
+    ],
+)
+def test_an_unusable_step_is_told_what_to_write(node: Node, source: str, said: str) -> None:
+    ended = node.step(source)
+    assert (ended.exit_code, ended.result.outcome) == (2, protocol.UNUSABLE)
+    assert said in ended.error.message
+    assert "1_step.py" in ended.error.message
+    assert said in ended.stderr
+    assert "batchwrap_engine" not in ended.stderr
+
+
+def test_a_type_error_inside_the_step_is_the_steps_own(here: Node) -> None:
+    ended = here.step("def do_action(engine, *args):\n    len()")
+    assert (ended.exit_code, ended.error.type) == (1, "TypeError")
+
+
+def test_the_line_of_a_syntax_error_is_shown(here: Node) -> None:
+    ended = here.step("def do_action(engine):\n    return (1")
+    assert "return (1" in ended.error.traceback
+    assert "1_step.py" in ended.stderr
+
+
+def test_a_step_that_the_archive_does_not_hold(here: Node) -> None:
+    here.write("1_step.py", "def do_action(engine): pass")
+    for name in ("2_other.py", "../1_step.py", "/etc/passwd"):
+        ended = here.run(protocol.Call(name))
+        assert ended.exit_code == protocol.EXIT_UNUSABLE
+        assert repr(name) in ended.error.message
+
+
+@pytest.mark.parametrize("call", ["{}", "nonsense", '{"protocol": 99}', '{"protocol": 1, "step": "a", "more": 1}'])
+def test_a_call_that_cannot_be_read_is_the_engines_failure(here: Node, call: str) -> None:
+    here.write("1_step.py", "def do_action(engine): pass")
+    ended = here.run(call)
+    assert (ended.exit_code, ended.result.outcome) == (3, protocol.ENGINE_FAILED)
+    assert ended.error.type == "ProtocolError"
+
+
+def test_a_record_that_cannot_be_written_is_the_engines_failure(here: Node) -> None:
+    ended = here.step(f"def do_action(engine):\n    open('{protocol.OUT_DIR}', 'w').close()")
+    assert ended.exit_code == protocol.EXIT_ENGINE_FAILED
+    assert "the result record cannot be written" in ended.stderr
+
+
+# Inputs
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    folder = tmp_path / "inputs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("alpha")
+    (folder / "sub" / "b.txt").write_text("beta")
+    return folder
+
+
+def test_inputs_are_at_hand_by_name_and_can_be_uploaded(node: Node, inputs: Path) -> None:
+    node.env = {"PREPARED": str(inputs.parent)}
+    source = """
+        import os
+        def do_action(engine):
+            engine.add_file_to_upload("sub")
+            engine.add_file_to_upload("a.txt")
+            return [open("a.txt").read(), open("sub/b.txt").read(), (engine.input_dir / "a.txt").read_text(),
+                    os.path.islink("a.txt")]
+        """
+    for _ in range(2):  # Batch may run it again in the same directory
+        ended = node.step(source, inputs=["a.txt", "sub/b.txt"], inputs_dir="$PREPARED/inputs")
+        assert ended.result.value == ["alpha", "beta", "alpha", True]
+        assert [file.path for file in ended.result.files] == ["a.txt", "sub/b.txt"]
+        assert (ended.out / protocol.FILES_DIR / "sub" / "b.txt").read_text() == "beta"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "said"),
+    [
+        ("gone.txt", "../inputs", "'gone.txt' is missing from the input directory"),
+        ("../steps/1_step.py", "../inputs", "holds '..'"),
+        ("/etc/passwd", "../inputs", "is absolute"),
+        ("batchwrap.pyz", "../inputs", "the engine uses itself"),
+        ("a.txt", "$NOT_SET_HERE/x", "NOT_SET_HERE"),
+        ("a.txt", "", "no input directory"),
+        ("out.txt", "../inputs", "leads out of the input directory"),
+        ("sub/b.txt/c", "../inputs", "'sub/b.txt/c' is missing"),
+    ],
+)
+def test_an_input_that_cannot_be_had(here: Node, inputs: Path, name: str, folder: str, said: str) -> None:
+    (inputs / "out.txt").symlink_to("/etc/passwd")
+    ended = here.step("def do_action(engine): pass", inputs=[name], inputs_dir=folder)
+    assert ended.exit_code == protocol.EXIT_UNUSABLE
+    assert said in ended.error.message
+
+
+# Files
+
+
+def test_files_are_taken_as_they_are_when_the_step_ends(node: Node) -> None:
+    ended = node.step(
+        """
+        import os
+        def do_action(engine):
+            open("a.txt", "w").write("early")
+            engine.addFileToUpload("a.txt")
+            engine.add_file_to_upload("./a.txt")
+            engine.add_file_to_upload(os.path.abspath("a.txt"))
+            open("a.txt", "w").write("late")
+            os.makedirs("tree/.deep")
+            open("tree/.deep/x", "w").write("x")
+            os.chdir("tree")
+            engine.add_file_to_upload(".deep")
+        """
+    )
+    assert ended.exit_code == 0, ended.stderr
+    files = {file.path: file for file in ended.result.files}
+    assert list(files) == ["a.txt", "tree/.deep/x"]
+    assert files["tree/.deep/x"].stored == "tree/dot.deep/x"
+    stored = ended.out / protocol.FILES_DIR / files["a.txt"].stored
+    assert stored.read_text() == "late"
+    assert files["a.txt"].sha256 == hashlib.sha256(b"late").hexdigest()
+    assert files["a.txt"].size == 4
+
+
+def test_a_second_run_of_the_body_leaves_nothing_of_the_first(here: Node) -> None:
+    source = """
+        def do_action(engine, name):
+            open(name, "w").write(name)
+            engine.add_file_to_upload(name)
+            return "y" * (60_000 if name == "one" else 1)
+        """
+    first = here.step(source, "one")
+    assert (first.out / protocol.VALUE_FILE).exists()
+    second = here.step(source, "two")
+    assert [path.name for path in (second.out / protocol.FILES_DIR).iterdir()] == ["two"]
+    assert not (second.out / protocol.VALUE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [("gone.txt", "FileNotFoundError"), ("../../etc/passwd", "ValueError"), ("/etc/passwd", "ValueError")],
+)
+def test_a_bad_path_raises_on_the_line_that_chose_it(here: Node, path: str, error: str) -> None:
+    ended = here.step(f"def do_action(engine):\n    engine.add_file_to_upload({path!r})")
+    assert (ended.exit_code, ended.error.type) == (1, error)
+    assert repr(path) in ended.error.message
+    assert "line 2, in do_action" in ended.error.traceback
+    assert ended.result.files == []
+
+
+def test_a_file_that_is_gone_at_the_end_is_named(here: Node) -> None:
+    source = "import os\ndef do_action(engine):\n    open('a', 'w').close()\n    open('b', 'w').close()\n    "
+    source += "engine.add_file_to_upload('a')\n    engine.add_file_to_upload('b')\n    os.remove('a')"
+    ended = here.step(source)
+    assert ended.exit_code == protocol.EXIT_UNUSABLE
+    assert "'a' was chosen with add_file_to_upload and is gone" in ended.error.message
+    assert [file.path for file in ended.result.files] == ["b"]
+
+
+def test_files_chosen_before_a_failure_are_kept(here: Node) -> None:
+    source = "def do_action(engine):\n    open('log', 'w').close()\n    engine.add_file_to_upload('log')\n    1 / 0"
+    ended = here.step(source)
+    assert ended.exit_code == protocol.EXIT_STEP_RAISED
+    assert [file.path for file in ended.result.files] == ["log"]
+
+
+# Java, and Pythons that are too old
+
+
+@pytest.fixture(scope="module")
+def jar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    for program in ("java", "javac", "jar"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not on PATH")
+    folder = tmp_path_factory.mktemp("java")
+    (folder / "Say.java").write_text(
+        'public class Say { public static void main(String[] a) { System.err.println("err");'
+        " for (String s : a) System.out.println(s); System.exit(a.length > 2 ? 9 : 0); } }"
+    )
+    for command in (["javac", "Say.java"], ["jar", "cfe", "say.jar", "Say", "Say.class"]):
+        subprocess.run(command, cwd=folder, check=True, timeout=60)
+    return (folder / "say.jar").read_bytes()
+
+
+@pytest.mark.parametrize("place", ["steps", "inputs"])
+def test_a_jar_beside_the_step_or_among_the_inputs(here: Node, jar: bytes, inputs: Path, place: str) -> None:
+    (here.base / "steps").mkdir()
+    (here.base / place / "say.jar").write_bytes(jar)
+    names = ["say.jar"] if place == "inputs" else []
+    call = {"inputs": names, "inputs_dir": "../inputs" if names else ""}
+    ended = here.step("def do_action(engine):\n    return engine.java_runner(*['say.jar', 'a b', 2])", **call)
+    assert ended.result.value == ["a b", "2", "err"]
+    failed = here.step("def do_action(engine):\n    engine.javaRunner('say.jar', 1, 2, 3)", **call)
+    assert failed.exit_code == protocol.EXIT_STEP_RAISED
+    assert "exit code 9" in failed.error.message
+    assert failed.error.message.endswith("err")
+
+
+def test_a_jar_or_java_that_is_missing(here: Node, tmp_path: Path) -> None:
+    ended = here.step("def do_action(engine):\n    engine.java_runner('pi.jar')")
+    assert "there is no jar 'pi.jar'" in ended.error.message
+    (here.base / "steps" / "pi.jar").touch()
+    here.env = {"PATH": str(tmp_path)}
+    ended = here.step("def do_action(engine):\n    engine.java_runner('pi.jar')")
+    assert "no java on this node's PATH: install one with the pool's start task" in ended.error.message
+
+
+@pytest.mark.parametrize("version", ["3.6", "3.7"])
+def test_an_old_python_says_that_it_is_too_old(tmp_path: Path, version: str, old_python: Callable[[str], str]) -> None:
+    old = Node(old_python(version), tmp_path)
+    old.write("1_step.py", "def do_action(engine): pass")
+    ended = old.run(protocol.Call("1_step.py"))
+    assert ended.exit_code == protocol.EXIT_ENGINE_FAILED
+    assert f"Python {version}, and steps need Python 3.8 or newer" in ended.stderr
+
+
+@pytest.fixture
+def old_python() -> Callable[[str], str]:
+    def find(version: str) -> str:
+        found = shutil.which(f"python{version}")
+        if found is not None:
+            probe = subprocess.run([found, "-c", ""], capture_output=True, timeout=DEADLINE, check=False)
+            if probe.returncode == 0:
+                return found
+        pytest.skip(f"no working python{version} on PATH")
+
+    return find

@@ -1,0 +1,110 @@
+"""Values between steps: what JSON holds comes back as it was, and all else is refused with its place."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_batchwrap.engine import protocol, values
+from airflow_batchwrap.engine.errors import Unusable
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+JSON = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=30)
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@given(JSON)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    assert repr(json.loads(values.dumps(value, "1_a.py"))) == repr(value)
+
+
+@given(JSON)
+def test_a_value_crosses_the_protocol_both_ways(value: Any) -> None:
+    call = protocol.Call("1_a.py", [protocol.Argument("list", items=[protocol.Argument("value", value=value)])])
+    assert repr(protocol.Call.loads(call.dumps())) == repr(call)
+    result = protocol.Result(
+        protocol.DONE,
+        "2026-01-01T00:00:00+00:00",
+        "2026-01-01T00:00:01+00:00",
+        value=value,
+        files=[protocol.ResultFile(".a", "dot.a", 1, "00")],
+        error=protocol.StepError("E", "m"),
+    )
+    assert repr(protocol.Result.loads(result.dumps())) == repr(result)
+
+
+def test_subclasses_travel_as_the_plain_type() -> None:
+    assert values.dumps({"a": OrderedDict(b=Point(1, 2)), "c": (3,)}, "1_a.py") == '{"a":{"b":[1,2]},"c":[3]}'
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"rows": [1, 2, 3, datetime.datetime(2026, 1, 1)]}, "value['rows'][3] is a `datetime`; return value.isof"),  # noqa: DTZ001
+        (decimal.Decimal(1), "value is a `Decimal`"),
+        ([b"x"], "value[0] is a `bytes`; write it to a file"),
+        ({"a": {1}}, "value['a'] is a `set`; return sorted(value)"),
+        (Path("x"), "value is a `PosixPath`; return str(value)"),
+        ([float("inf")], "value[0] is inf"),
+        ([[float("nan")]], "value[0][0] is nan"),
+        ({"a": {(1, 2): 3}}, "value['a'] has the key (1, 2) of type `tuple`"),
+        ({None: 3}, "value has the key None of type `NoneType`"),
+        ((x for x in "ab"), "value is a `generator`"),
+        (object(), "value is a `object`; return str, int"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_its_place(value: Any, said: str) -> None:
+    with pytest.raises(Unusable) as caught:
+        values.dumps(value, "1_a.py")
+    assert said in str(caught.value)
+    assert "1_a.py" in str(caught.value)
+
+
+def test_a_value_that_holds_itself_or_is_too_deep_is_refused() -> None:
+    own: list[Any] = []
+    own += [own, own]
+    deep: list[Any] = []
+    for _ in range(values.DEPTH_LIMIT):
+        deep = [deep]
+    for value in (own, deep):
+        with pytest.raises(Unusable, match="nested deeper than 200 levels, or holds itself"):
+            values.dumps(value, "1_a.py")
+    assert values.dumps(deep[0], "1_a.py")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"protocol": 1, "step": "a", "arguments": [{}]}',
+        '{"protocol": 1, "step": "a", "arguments": [{"kind": "file", "path": "x"}]}',
+        '{"protocol": 1, "step": "a", "arguments": [{"kind": "pickle"}]}',
+        '{"protocol": 1, "step": "a", "arguments": [3]}',
+        '{"protocol": 1, "step": "a", "arguments": 3}',
+        '{"protocol": 1}',
+        "[]",
+        "",
+    ],
+)
+def test_a_malformed_call_is_a_protocol_error(text: str) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        protocol.Call.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"protocol": 1}', '{"protocol": 1, "outcome": "done", "started": "", "ended": "", "files": [{}]}']
+)
+def test_a_malformed_record_is_a_protocol_error(text: str) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        protocol.Result.loads(text)
