@@ -191,7 +191,7 @@ def start(
 
 
 def _spawn(home: Path, dags: Path, results: Path, port: int, env: Mapping[str, str]) -> AirflowService:
-    if not _is_free(port):
+    if not is_free(port):
         raise ConfigError(f"Port {port} is taken. Free it, or leave the port out to have a free one chosen.")
     password = homes.create(home, homes.settings(dags, port, results))
     service = AirflowService(f"http://127.0.0.1:{port}", home, password)
@@ -229,12 +229,17 @@ def free_port() -> int:
     :raises ConfigError: if none was found.
     """
     for port in random.sample(_PORTS, 100):
-        if _is_free(port):
+        if is_free(port):
             return port
     raise ConfigError(f"No free port found between {_PORTS.start} and {_PORTS.stop} on 127.0.0.1.")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on a port of this machine.
+
+    :param port: the port.
+    :return: True if nothing listens on it now.
+    """
     with contextlib.closing(socket.socket()) as probe:
         # As the servers do: a port whose last connections are still fading is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

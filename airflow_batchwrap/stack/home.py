@@ -130,7 +130,7 @@ def create(home: Path, options: Settings) -> str:
     with _private(home / "airflow.cfg") as file:
         config.write(file)
     migrate(home / "airflow.db")
-    return _password(home)
+    return password(home)
 
 
 def _fresh_secrets() -> list[tuple[str, str, str]]:
@@ -141,16 +141,21 @@ def _fresh_secrets() -> list[tuple[str, str, str]]:
     ]
 
 
-def _password(home: Path) -> str:
+def password(home: Path) -> str:
+    """Read the password of the user `admin`, chosen at random when it is first asked for.
+
+    :param home: the Airflow home.
+    :return: the password.
+    """
     path = home / _PASSWORDS
     if path.exists():
         known = json.loads(path.read_text())
         if isinstance(known.get(USER), str):
             return str(known[USER])
-    password = secrets.token_urlsafe(12)
+    chosen = secrets.token_urlsafe(12)
     with _private(path) as file:
-        json.dump({USER: password}, file)
-    return password
+        json.dump({USER: chosen}, file)
+    return chosen
 
 
 def _private(path: Path) -> TextIO:

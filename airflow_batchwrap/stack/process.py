@@ -180,14 +180,14 @@ def _wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> lis
 
 
 def _runs(process: psutil.Process) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        if os.waitpid(process.pid, os.WNOHANG)[0] == process.pid:
-            return False
     try:
-        # A zombie whose parent is not us has ended all the same.
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        running = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return False
+        running = False
+    # One that ended is collected where it was a child of this process; elsewhere a zombie is its parent's affair.
+    if not running:
+        ended(process.pid)
+    return running
 
 
 def tail(log: Path, lines: int = 20) -> str:

@@ -1,0 +1,178 @@
+"""The console script `batchwrap`. Commands import what they need when they run: `batchwrap --help` stays quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from airflow_batchwrap import __version__
+from airflow_batchwrap.exceptions import BatchWrapError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STATE = Path(".batchwrap")
+
+
+class _Group(TyperGroup):
+    """Prints this package's own errors as one message: a traceback says nothing to the person who has to act."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BatchWrapError as error:
+            typer.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="batchwrap",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Run folders of numbered steps on Azure Batch from Airflow, or all of it on this machine.",
+)
+
+Dags = Annotated[Path | None, typer.Option("--dags", help="Folder of DAG files. Default: ./dags.", show_default=False)]
+State = Annotated[Path, typer.Option("--state", help="Folder for databases, blobs, nodes, logs and results.")]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Without a terminal rich would cut every line at 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batchwrap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Run folders of numbered steps on Azure Batch from Airflow, or all of it on this machine."""
+
+
+@app.command()
+def demo(
+    dag: Annotated[str, typer.Option("--dag", help="The DAG to run.")] = "quickstart",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep databases, blobs and logs, not only the results.")] = False,
+    dags: Dags = None,
+    state: State = STATE,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that the run may take.")] = 600.0,
+) -> None:
+    """Run a DAG once on a real Airflow with local services, show what came of it, and stop everything."""
+    from airflow_batchwrap.stack import demo as runner
+
+    runner.run(runner.DemoOptions(dag, dags, state, keep, timeout), _console())
+
+
+@app.command()
+def up(
+    dags: Dags = None,
+    state: State = STATE,
+    port: Annotated[int, typer.Option("--port", help="Airflow's port. Default: 8080, or a free one.")] = 0,
+) -> None:
+    """Start Airflow and the local services, and leave them running."""
+    from airflow_batchwrap.stack import up as runner
+
+    runner.up(runner.UpOptions(dags, state, port), _console())
+
+
+@app.command()
+def down(state: State = STATE) -> None:
+    """Stop what `up` left running. Databases, blobs and results stay."""
+    from airflow_batchwrap.stack import up as runner
+
+    runner.down(state, _console())
+
+
+@app.command()
+def status(state: State = STATE) -> None:
+    """Tell what runs; the exit code is 1 where something does not."""
+    from airflow_batchwrap.stack import up as runner
+
+    if not runner.status(state, _console()):
+        raise typer.Exit(1)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def local(ctx: typer.Context) -> None:
+    """The local Azure Batch service: serve, start, stop, status."""
+    from airflow_batchwrap.local.commands import app as service
+
+    service(args=ctx.args, prog_name="batchwrap local")
+
+
+@app.command()
+def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -> None:
+    """Show which steps a folder holds, stage by stage, in the order in which they run."""
+    from airflow_batchwrap.steps import discover
+
+    for place, stage in enumerate(discover(steps).stages, 1):
+        names = "  |  ".join(step.file for step in stage.steps)
+        together = "  (side by side; the next stage gets the list of their results)" if len(stage.steps) > 1 else ""
+        typer.echo(f"{place}. {names}{together}")
+
+
+@app.command()
+def run(
+    steps: Annotated[Path, typer.Argument(help="Folder of step files.")],
+    args: Annotated[list[str] | None, typer.Argument(help="The first step's arguments, after --.")] = None,
+    inputs: Annotated[
+        list[Path] | None, typer.Option("--input", help="File or folder that steps find by name.")
+    ] = None,
+    param: Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE, for engine.params.")] = None,
+    results: Annotated[Path, typer.Option("--results", help="Folder for the files that steps chose.")] = Path(
+        "results"
+    ),
+    work: Annotated[Path | None, typer.Option("--work", help="Folder for working directories, kept.")] = None,
+) -> None:
+    """Run a folder of steps on this machine, without Airflow and without Batch."""
+    import shutil
+    import tempfile
+
+    params = dict(_name_and_value(each) for each in param or [])
+    folder = work or Path(tempfile.mkdtemp(prefix="batchwrap-run-"))
+    _run_steps(steps, args or [], inputs or [], params, folder, results)
+    if work is None:
+        # After a failure it stays: the message names the log files in it.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_steps(
+    steps: Path, args: list[str], inputs: list[Path], params: dict[str, str], work: Path, results: Path
+) -> None:
+    import json
+
+    from airflow_batchwrap.engine_run import StepReport, run_workflow
+
+    def tell(step: StepReport) -> None:
+        after = "" if step.exit_code is None else f"  {step.seconds:.1f} s, exit code {step.exit_code}"
+        typer.echo(f"{step.step}: {step.state}{after}", err=True)
+
+    done = run_workflow(steps, args, inputs, params, work=work, results=results, on_step=tell)
+    for file in done.files:
+        typer.echo(f"file: {file}", err=True)
+    # The value alone goes to stdout, for the next program to read.
+    typer.echo(json.dumps(done.value, ensure_ascii=False))
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--param")
+    return name, value

@@ -1,0 +1,108 @@
+"""Azurite, the local Batch service and Airflow, started in order and written down as they start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.stack import airflow, azurite, home, state
+from airflow_batchwrap.stack.airflow import AirflowService
+from airflow_batchwrap.stack.process import ProcessId
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to start, and where.
+
+    :param folder: the state directory: databases, blobs, nodes and logs live below it.
+    :param dags: the folder of DAG files.
+    :param results: where fetched result files go.
+    :param port: Airflow's port; 0 for a free one.
+    """
+
+    folder: Path
+    dags: Path
+    results: Path
+    port: int = 0
+
+
+def find_dags(named: Path | None) -> Path:
+    """Find the folder of DAG files.
+
+    :param named: the one that was asked for; None to look for it.
+    :return: that one; else `dags` in the current folder; else the checkout's.
+    :raises ConfigError: if there is none.
+    """
+    from airflow_batchwrap.stack.paths import project_dir
+
+    project = project_dir()
+    candidates = [named] if named else [Path("dags"), *([project / "dags"] if project else [])]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate.resolve()
+    raise ConfigError(f"There is no folder of DAG files at {candidates[0].absolute()}. Name one with --dags FOLDER.")
+
+
+def start(plan: Plan, *, tell: Tell, owner: ProcessId | None) -> AirflowService:
+    """Start everything. On an error, or when interrupted, all that was started is stopped again.
+
+    :param plan: what to start.
+    :param tell: called with what happens, for a person to read.
+    :param owner: the process that stops it at its end; None where it is left running.
+    :return: the running Airflow.
+    :raises BatchWrapError: if something did not start.
+    """
+    # While it starts, this process answers for it: if it is killed now, the next command stops what it had started.
+    record = state.Record(owner=owner or ProcessId.of(os.getpid()))
+    record.write(plan.folder)
+    try:
+        with state.mark(plan.folder):
+            service = _start_all(plan, record, tell)
+    except BaseException:
+        state.sweep(plan.folder, grace=1.0)
+        raise
+    record.state, record.owner = "up", owner
+    record.write(plan.folder)
+    return service
+
+
+def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
+    from airflow_batchwrap.local import runner
+
+    folder = plan.folder
+    tell("Azurite")
+    azurite.install()
+    blobs = azurite.start(folder / "azurite", log=folder / "azurite.log")
+    _note(record, folder, "azurite", blobs.pid, blobs.url)
+    tell("the local Batch service")
+    batch = runner.start(folder / "batch", log=folder / "batch.log")
+    _note(record, folder, "batch", batch.pid, batch.url)
+
+    def spawned(service: AirflowService) -> None:
+        record.airflow = service.processes
+        record.addresses["airflow"] = service.url
+        record.write(folder)
+
+    tell("Airflow")
+    return airflow.start(
+        folder / "airflow",
+        plan.dags,
+        results=plan.results,
+        port=plan.port,
+        env=home.connections(blobs, batch),
+        on_spawn=spawned,
+        on_wait=lambda missing: tell(f"Airflow: {missing}"),
+    )
+
+
+def _note(record: state.Record, folder: Path, name: str, pid: int, url: str) -> None:
+    identity = ProcessId.of(pid)
+    if identity is not None:
+        record.services[name] = identity
+    record.addresses[name] = url
+    record.write(folder)
