@@ -1,0 +1,151 @@
+"""From HTTP to the operations and back: host, signature, version, size; then one function."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from airflow_batchwrap.local.api import account, files, jobs, nodes, pools, tasks
+from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.state.store import StoreError
+from airflow_batchwrap.local.wire import auth, routes, schema, times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+log = logging.getLogger(__name__)
+
+#: The largest request body, in bytes (azure-notes.md: 1 MiB).
+BODY_LIMIT = 1024 * 1024
+
+_JSON = b"application/json; odata=minimalmetadata"
+#: Query options every operation takes, in lower case.
+_ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
+
+#: The operations that there are, by name; every other of operations.json answers 501.
+HANDLERS: dict[str, Callable[[Call], Awaitable[Reply]]] = {
+    name: getattr(module, name)
+    for module in (account, files, jobs, nodes, pools, tasks)
+    for name in routes.OPERATIONS
+    if hasattr(module, name)
+}
+
+
+class Api:
+    """The Batch REST API as an ASGI application.
+
+    :param world: the state.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        request_id = str(uuid.uuid4())
+        base = f"{scope['scheme']}://{headers.get('host', '')}"
+        status = 200
+        try:
+            call = await self._call(scope, headers, receive, base, request_id)
+            handler = HANDLERS.get(call.operation.name)
+            if handler is None:
+                raise BatchError(
+                    "NotImplemented",
+                    f"The local Batch service does not implement the operation {call.operation.name}.",
+                    values={"Operation": call.operation.name},
+                )
+            reply, status = await handler(call), call.operation.status
+        except BatchError as error:
+            reply = Reply(error.body(request_id, base), status=error.status)
+        except StoreError as error:
+            log.error("%s", error)
+            reply = Reply(BatchError("InternalError", str(error)).body(request_id, base), status=500)
+        except Exception:
+            log.exception("The local Batch service failed to answer %s %s.", scope["method"], scope["path"])
+            reply = Reply(BatchError("InternalError").body(request_id, base), status=500)
+        await _send(send, scope["method"], reply, reply.status or status, headers, request_id)
+
+    async def _call(self, scope: Scope, headers: dict[str, str], receive: Receive, base: str, request_id: str) -> Call:
+        config = self._world.config
+        method, path = scope["method"], scope["raw_path"].decode("latin-1").partition("?")[0]
+        query_string = scope["query_string"].decode("latin-1")
+        if headers.get("host", "").lower() not in config.hosts:
+            raise BatchError("InvalidHost")
+        auth.verify(method, path, query_string, headers, account=config.account, key=config.key, now=times.now())
+        operation, parameters = routes.find(method, path)
+        query = {name.lower(): value for name, value in reversed(parse_qsl(query_string))}
+        _options(operation, query)
+        return Call(self._world, operation, parameters, query, headers, await _body(headers, receive), base, request_id)
+
+
+def _options(operation: routes.Operation, query: dict[str, str]) -> None:
+    version = query.get("api-version")
+    if version is None:
+        raise BatchError("MissingRequiredQueryParameter", "The query parameter api-version is missing.")
+    if version != schema.API_VERSION:
+        raise BatchError(
+            "UnsupportedRequestVersion",
+            f"The api-version {version[:40]!r} is not supported; {schema.API_VERSION} is.",
+        )
+    allowed = _ALWAYS | {name.lower() for name in operation.query}
+    for name in query:
+        if name not in allowed:
+            raise BatchError(
+                "UnsupportedQueryParameter",
+                f"The query parameter {name[:40]!r} is not supported for {operation.name}.",
+                values={"QueryParameterName": name[:40]},
+            )
+
+
+async def _body(headers: dict[str, str], receive: Receive) -> bytes:
+    declared = headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > BODY_LIMIT:
+        raise BatchError("RequestBodyTooLarge", values={"MaxLimit": str(BODY_LIMIT)})
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BatchError("InvalidRequestBody", "The client went away.")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > BODY_LIMIT:
+            raise BatchError("RequestBodyTooLarge", values={"MaxLimit": str(BODY_LIMIT)})
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+async def _send(send: Send, method: str, reply: Reply, status: int, asked: dict[str, str], request_id: str) -> None:
+    headers = {"request-id": request_id, "DataServiceVersion": "3.0", "Server": "airflow-batchwrap-local"}
+    if asked.get("return-client-request-id", "").lower() == "true" or "client-request-id" in asked:
+        headers["client-request-id"] = asked.get("client-request-id", "")[:256]
+    payload = b""
+    if reply.body is not None and status != 304:
+        payload = json.dumps(reply.body, separators=(",", ":")).encode()
+        headers["Content-Type"] = _JSON.decode()
+    if "Content-Length" not in reply.headers and status not in (204, 304):
+        headers["Content-Length"] = str(len(payload))
+    headers |= reply.headers
+    raw: list[tuple[bytes, bytes]] = [
+        (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
+    if reply.stream is not None and method != "HEAD":
+        async for chunk in reply.stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        payload = b""
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else payload})
+
+
+def missing() -> list[str]:
+    """The operations that answer 501.
+
+    :return: their names.
+    """
+    return sorted(set(routes.OPERATIONS) - set(HANDLERS))

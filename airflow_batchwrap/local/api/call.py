@@ -1,0 +1,316 @@
+"""One request and its answer, as the operations see them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode
+
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.state.entities import Entity, Job, Node, Pool, Task
+from airflow_batchwrap.local.wire import odata, schema, times
+from airflow_batchwrap.local.wire.errors import BatchError
+from airflow_batchwrap.local.wire.routes import Operation
+
+#: The largest page, and the usual one (Learn: list operations).
+PAGE = 1000
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass
+class Reply:
+    """An answer.
+
+    :param body: a JSON body; None for none.
+    :param headers: headers beside the usual ones.
+    :param status: another status than the operation's own.
+    :param stream: the bytes of a file, in place of a JSON body.
+    """
+
+    body: dict[str, Any] | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int | None = None
+    stream: AsyncIterator[bytes] | None = None
+
+
+class _Listed(Protocol):
+    @property
+    def uid(self) -> int: ...
+
+
+L = TypeVar("L", bound=_Listed)
+
+
+class Call:
+    """A verified request.
+
+    :param world: the state.
+    :param operation: what is asked.
+    :param path: the parameters of its path.
+    :param query: its query parameters, names in lower case.
+    :param headers: its headers, names in lower case.
+    :param raw: its body.
+    :param base: the address the client used, for links.
+    :param request_id: the id given to it.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        operation: Operation,
+        path: dict[str, str],
+        query: dict[str, str],
+        headers: Mapping[str, str],
+        raw: bytes,
+        base: str,
+        request_id: str,
+    ) -> None:
+        self.world = world
+        self.operation = operation
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.raw = raw
+        self.base = base
+        self.request_id = request_id
+
+    def body(self, model: str, *, optional: bool = False) -> dict[str, Any]:
+        """The request's body, checked.
+
+        :param model: the model it has to fit.
+        :param optional: an absent body counts as an empty one.
+        :return: the body.
+        :raises BatchError: it does not fit.
+        """
+        if optional and not self.raw.strip():
+            return {}
+        try:
+            parsed = json.loads(self.raw)
+        except (ValueError, RecursionError):
+            raise BatchError("InvalidRequestBody", "The request body is not JSON.") from None
+        return schema.check(model, parsed)
+
+    def pool(self) -> Pool:
+        """The pool the path names.
+
+        :return: the pool.
+        :raises BatchError: there is none.
+        """
+        pool = self.world.pools.get(self.path["poolId"])
+        if pool is None:
+            raise BatchError("PoolNotFound", values={"PoolId": self.path["poolId"]})
+        return pool
+
+    def live_pool(self) -> Pool:
+        """The pool the path names, if it is not being deleted.
+
+        :return: the pool.
+        :raises BatchError: there is none, or it is being deleted.
+        """
+        pool = self.pool()
+        if pool.state == "deleting":
+            raise BatchError("PoolBeingDeleted")
+        return pool
+
+    def node(self) -> Node:
+        """The node the path names.
+
+        :return: the node.
+        :raises BatchError: there is none.
+        """
+        node = self.pool().nodes.get(self.path["nodeId"])
+        if node is None:
+            raise BatchError("NodeNotFound", values={"NodeId": self.path["nodeId"]})
+        return node
+
+    def job(self) -> Job:
+        """The job the path names.
+
+        :return: the job.
+        :raises BatchError: there is none.
+        """
+        job = self.world.jobs.get(self.path["jobId"])
+        if job is None:
+            raise BatchError("JobNotFound", values={"JobId": self.path["jobId"]})
+        return job
+
+    def task(self) -> Task:
+        """The task the path names.
+
+        :return: the task.
+        :raises BatchError: there is none.
+        """
+        task = self.job().tasks.get(self.path["taskId"])
+        if task is None:
+            raise BatchError("TaskNotFound", values={"TaskId": self.path["taskId"]})
+        return task
+
+    def selected(self) -> frozenset[str] | None:
+        """The properties that ``$select`` asks for; None for all."""
+        return odata.selected(self.query.get("$select"))
+
+    def conditions(self, entity: Entity) -> None:
+        """Check the conditional headers against an entity.
+
+        :param entity: the entity.
+        :raises BatchError: a condition is not met.
+        """
+        headers = self.headers
+        reading = self.operation.method in ("GET", "HEAD")
+        if_match, if_none = headers.get("if-match"), headers.get("if-none-match")
+        if if_match and not _tagged(if_match, entity.etag):
+            raise BatchError("ConditionNotMet")
+        if if_none and _tagged(if_none, entity.etag):
+            raise BatchError("ConditionNotMet", status=304 if reading else 412)
+        since = moment(headers.get("if-modified-since"))
+        if since is not None and int(entity.modified) <= since:
+            raise BatchError("ConditionNotMet", status=304 if reading else 412)
+        until = moment(headers.get("if-unmodified-since"))
+        if until is not None and int(entity.modified) > until:
+            raise BatchError("ConditionNotMet")
+
+    async def show(self, entity: Entity, body: dict[str, Any]) -> Reply:
+        """Answer with an entity, once what is shown of it is kept.
+
+        :param entity: the entity.
+        :param body: how it is shown.
+        :return: the answer.
+        """
+        await self.world.store.settle(entity.uid)
+        kind = type(entity).__name__.lower()
+        return Reply(
+            {"odata.metadata": f"{self.base}/$metadata#{kind}s/@Element", **body},
+            {"ETag": entity.etag, "Last-Modified": times.httpmoment(entity.modified)},
+        )
+
+    async def accept(self, entity: Entity, url: str = "") -> Reply:
+        """Answer that a change was made, once it is kept.
+
+        :param entity: the entity.
+        :param url: its address, for DataServiceId (and Location where it is new).
+        :return: the answer.
+        """
+        await self.world.store.commit()
+        headers = {"ETag": entity.etag, "Last-Modified": times.httpmoment(entity.modified)}
+        if url:
+            headers["DataServiceId"] = url
+            if self.operation.status == 201:
+                headers["Location"] = url
+        return Reply(None, headers)
+
+    async def listing(
+        self,
+        kind: str,
+        items: Callable[[int], Iterable[L]],
+        view: Callable[[L, frozenset[str] | None], dict[str, Any]],
+        filtering: str | None = None,
+    ) -> Reply:
+        """Answer with a page of a list.
+
+        :param kind: what is listed, for the metadata link.
+        :param items: gives what comes after a number, in the order of the numbers.
+        :param view: shows one, restricted to some properties or not.
+        :param filtering: a filter in place of the request's own.
+        :return: the answer, with the link to the next page where there is one.
+        :raises BatchError: a query option cannot be read.
+        """
+        store = self.world.store
+        await store.commit()
+        size, after = self._page()
+        text = self.query.get("$filter") if filtering is None else filtering
+        wanted = odata.Filter(text) if text else None
+        heads = frozenset(name.partition("/")[0] for name in wanted.properties) if wanted else frozenset()
+        names = self.selected()
+        value: list[dict[str, Any]] = []
+        following: int | None = None
+        last = after
+        for item in items(after):
+            if wanted is not None:
+                looked = view(item, heads)
+                if not wanted.test(lambda path, looked=looked: odata.look_up(looked, path)):  # type: ignore[misc]
+                    continue
+            if len(value) == size:
+                following = last
+                break
+            value.append(view(item, names))
+            last = item.uid
+        body: dict[str, Any] = {"odata.metadata": f"{self.base}/$metadata#{kind}", "value": value}
+        if following is not None:
+            body["odata.nextLink"] = self._next(following)
+        return Reply(body)
+
+    def _page(self) -> tuple[int, int]:
+        try:
+            size = int(self.query.get("maxresults", PAGE))
+            after = int(self.query.get("$skiptoken", "0"))
+        except ValueError:
+            raise BatchError("InvalidQueryParameterValue", "maxresults must be a number.") from None
+        if not 1 <= size <= PAGE:
+            raise BatchError("OutOfRangeQueryParameterValue", f"maxresults must be from 1 to {PAGE}.")
+        return size, after
+
+    def _next(self, after: int) -> str:
+        query = {name: value for name, value in self.query.items() if name != "$skiptoken"}
+        path = self.operation.path
+        for name, value in self.path.items():
+            path = path.replace("{" + name + "}", quote(value, safe=""))
+        return f"{self.base}{path}?{urlencode({**query, '$skiptoken': str(after)})}"
+
+
+def legal_id(value: str, where: str = "id") -> str:
+    """Check a client's id.
+
+    :param value: the id.
+    :param where: the property it stands in.
+    :return: the id.
+    :raises BatchError: it is no legal id (Learn: at most 64 letters, digits, hyphens and underscores).
+    """
+    if not _ID.fullmatch(value):
+        raise BatchError(
+            "InvalidPropertyValue",
+            f"The value of {where} must be 1 to 64 letters, digits, hyphens and underscores.",
+            values={"PropertyName": where, "PropertyValue": value[:80]},
+        )
+    return value
+
+
+def number(body: Mapping[str, Any], name: str, low: int, high: int) -> None:
+    """Check that a number lies in its range.
+
+    :param body: what it stands in; it may be absent.
+    :param name: its name.
+    :param low: the lowest value allowed.
+    :param high: the highest.
+    :raises BatchError: it does not.
+    """
+    if name in body and not low <= body[name] <= high:
+        raise BatchError(
+            "InvalidPropertyValue",
+            f"The value of {name} must be from {low} to {high}.",
+            values={"PropertyName": name, "PropertyValue": str(body[name])},
+        )
+
+
+def _tagged(header: str, etag: str) -> bool:
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
+    return "*" in tags or etag in tags
+
+
+def moment(header: str | None) -> float | None:
+    """Read a date from a header.
+
+    :param header: its value; it may be absent.
+    :return: seconds since the epoch.
+    :raises BatchError: it is no date.
+    """
+    if not header:
+        return None
+    try:
+        return parsedate_to_datetime(header).timestamp()
+    except ValueError:
+        raise BatchError("InvalidHeaderValue") from None

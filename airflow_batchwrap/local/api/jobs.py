@@ -1,0 +1,211 @@
+"""Operations on jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_batchwrap.local.api import checks, views
+from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
+from airflow_batchwrap.local.state.entities import Job
+from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: States in which a job is over or about to be, with the error that says so.
+_OVER = {"terminating": "JobBeingTerminated", "deleting": "JobBeingDeleted", "completed": "JobCompleted"}
+
+#: What an update may change (BatchJobUpdateOptions) that has a default, with it.
+_DEFAULTS: dict[str, Any] = {
+    "priority": 0,
+    "maxParallelTasks": -1,
+    "allowTaskPreemption": False,
+    "onAllTasksComplete": "noaction",
+    "onTaskFailure": "noaction",
+    "usesTaskDependencies": False,
+}
+
+
+def open_job(call: Call) -> Job:
+    """The job the path names, if it is not over.
+
+    :param call: the request.
+    :return: the job.
+    :raises BatchError: it is completed, or about to end.
+    """
+    job = call.job()
+    if job.state in _OVER:
+        raise BatchError(_OVER[job.state])
+    return job
+
+
+def _prepare(body: dict[str, Any]) -> None:
+    number(body, "priority", -1000, 1000)
+    number(body, "maxParallelTasks", -1, 2**31 - 1)
+    if body.get("maxParallelTasks") == 0:
+        raise checks.invalid("maxParallelTasks", "it must be -1 or at least 1.")
+    for name, value in _DEFAULTS.items():
+        body.setdefault(name, value)
+    body["constraints"] = {"maxWallClockTime": times.FOREVER, "maxTaskRetryCount": 0} | body.get("constraints", {})
+    number(body["constraints"], "maxTaskRetryCount", -1, 2**31 - 1)
+    pool = body["poolInfo"]
+    if "autoPoolSpecification" in pool:
+        raise checks.missing("poolInfo.autoPoolSpecification", "auto pools")
+    if not pool.get("poolId"):
+        raise BatchError("MissingRequiredProperty", "The required property poolInfo.poolId is missing.")
+    if "jobManagerTask" in body:
+        raise checks.missing("jobManagerTask", "job manager tasks")
+    checks.environment(body, "commonEnvironmentSettings")
+
+
+async def create_job(call: Call) -> Reply:
+    """Create a job; its pool need not exist yet."""
+    body = call.body("BatchJobCreateOptions")
+    name = legal_id(body.pop("id"))
+    _prepare(body)
+    if "jobPreparationTask" in body:
+        checks.preparation_task(body["jobPreparationTask"])
+    if "jobReleaseTask" in body:
+        if "jobPreparationTask" not in body:
+            raise checks.invalid("jobReleaseTask", "it needs a jobPreparationTask.")
+        checks.release_task(body["jobReleaseTask"])
+        if body["jobReleaseTask"]["id"].lower() == body["jobPreparationTask"]["id"].lower():
+            raise checks.invalid("jobReleaseTask.id", "it must differ from the job preparation task's.")
+    world = call.world
+    if (existing := world.jobs.get(name)) is not None:
+        raise BatchError("JobBeingDeleted" if existing.state == "deleting" else "JobExists")
+    pool = world.pools.get(body["poolInfo"]["poolId"])
+    if pool is not None and pool.state == "deleting":
+        raise BatchError("PoolBeingDeleted")
+    job = Job(world.store.next_uid(), name, body)
+    world.jobs.add(job)
+    world.store.touch(job)
+    world.job_control.watch(job)
+    return await call.accept(job, views.url_of(call.base, job))
+
+
+async def list_jobs(call: Call) -> Reply:
+    """List the jobs."""
+    return await call.listing("jobs", call.world.jobs.after, lambda job, names: views.job(call.base, job, names))
+
+
+async def get_job(call: Call) -> Reply:
+    """Show a job."""
+    job = call.job()
+    call.conditions(job)
+    return await call.show(job, views.job(call.base, job, call.selected()))
+
+
+async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
+    _prepare(body)
+    world = call.world
+    if body["poolInfo"]["poolId"].lower() != job.pool_id.lower():
+        if job.state != "disabled":
+            raise BatchError(
+                "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."
+            )
+        job.nodes.clear()
+    job.body = body
+    job.changed()
+    world.store.touch(job)
+    world.job_control.watch(job)
+    world.scheduler.kick(job.pool_id)
+    return await call.accept(job)
+
+
+async def update_job(call: Call) -> Reply:
+    """Change some of a job's properties; what is not sent stays."""
+    body = call.body("BatchJobUpdateOptions")
+    job = open_job(call)
+    call.conditions(job)
+    return await _change(call, job, {**job.body, **body})
+
+
+async def replace_job(call: Call) -> Reply:
+    """Replace a job's changeable properties; what is not sent takes its default."""
+    body = call.body("BatchJob")
+    job = open_job(call)
+    call.conditions(job)
+    changeable = {
+        "priority",
+        "maxParallelTasks",
+        "allowTaskPreemption",
+        "onAllTasksComplete",
+        "constraints",
+        "metadata",
+        "poolInfo",
+    }
+    kept = {name: value for name, value in job.body.items() if name not in changeable}
+    return await _change(call, job, {**kept, **{name: value for name, value in body.items() if name in changeable}})
+
+
+async def delete_job(call: Call) -> Reply:
+    """Delete a job with its tasks and their files, after the answer."""
+    job = call.job()
+    call.conditions(job)
+    if job.state == "deleting":
+        raise BatchError("JobBeingDeleted")
+    call.world.job_control.delete(job)
+    return await call.accept(job)
+
+
+async def terminate_job(call: Call) -> Reply:
+    """End a job: its running tasks, then its release tasks, after the answer."""
+    body = call.body("BatchJobTerminateOptions", optional=True)
+    job = open_job(call)
+    call.conditions(job)
+    call.world.job_control.terminate(job, body.get("terminateReason", "UserTerminate"))
+    return await call.accept(job)
+
+
+async def disable_job(call: Call) -> Reply:
+    """Let no further tasks of a job run, and do with the running ones as asked."""
+    body = call.body("BatchJobDisableOptions")
+    job = open_job(call)
+    call.conditions(job)
+    if job.state != "active":
+        raise BatchError("JobDisabled" if job.state == "disabled" else "OperationInvalidForCurrentState")
+    call.world.job_control.disable(job, body["disableTasks"])
+    return await call.accept(job)
+
+
+async def enable_job(call: Call) -> Reply:
+    """Let a disabled job's tasks run again."""
+    job = open_job(call)
+    call.conditions(job)
+    if job.state != "disabled":
+        raise BatchError("OperationInvalidForCurrentState", "The job is not disabled.")
+    call.world.job_control.enable(job)
+    return await call.accept(job)
+
+
+async def list_job_preparation_and_release_task_status(call: Call) -> Reply:
+    """Show how the job's preparation and release tasks went on each node."""
+    job = call.job()
+    if "jobPreparationTask" not in job.body:
+        raise BatchError("JobPreparationTaskNotSpecified")
+
+    def view(part: Any, names: frozenset[str] | None) -> dict[str, Any]:
+        shown = views.node_job(call.world, call.base, part)
+        return shown if names is None else {name: value for name, value in shown.items() if name in names}
+
+    def parts(after: int) -> list[Any]:
+        return sorted((part for part in job.nodes.values() if part.uid > after), key=lambda part: part.uid)
+
+    return await call.listing("jobpreparationandreleasetaskstatuslist", parts, view)
+
+
+async def get_job_task_counts(call: Call) -> Reply:
+    """Count a job's tasks by their states."""
+    job = call.job()
+    await call.world.store.commit()
+
+    def shown(counts: dict[str, int]) -> dict[str, int]:
+        succeeded, failed = counts["success"], counts["failure"]
+        return {
+            "active": counts["active"],
+            "running": counts["running"],
+            "completed": succeeded + failed,
+            "succeeded": succeeded,
+            "failed": failed,
+        }
+
+    return Reply({"taskCounts": shown(job.counts), "taskSlotCounts": shown(job.slot_counts)})

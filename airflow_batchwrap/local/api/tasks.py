@@ -1,0 +1,169 @@
+"""Operations on tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow_batchwrap.local.api import checks, views
+from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
+from airflow_batchwrap.local.api.jobs import open_job
+from airflow_batchwrap.local.api.pools import MOST_SLOTS
+from airflow_batchwrap.local.control.jobs import forget
+from airflow_batchwrap.local.node.run import Outcome
+from airflow_batchwrap.local.node.transfer import TaskFailed
+from airflow_batchwrap.local.state.entities import Job, Task
+from airflow_batchwrap.local.wire import schema, times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: Learn: a collection holds at most 100 tasks.
+MOST_TASKS = 100
+
+
+def _prepare(job: Job, body: dict[str, Any]) -> None:
+    checks.command(body)
+    checks.output_files(body)
+    for name, feature in (
+        ("multiInstanceSettings", "multi-instance tasks"),
+        ("dependsOn", "task dependencies"),
+        ("applicationPackageReferences", "application packages"),
+    ):
+        if body.get(name):
+            if name == "dependsOn" and not job.body["usesTaskDependencies"]:
+                raise BatchError("TaskDependenciesNotSpecifiedOnJob")
+            raise checks.missing(name, feature)
+    checks.constraints(body, job.body["constraints"]["maxTaskRetryCount"])
+    checks.user(body)
+    body.setdefault("requiredSlots", 1)
+    number(body, "requiredSlots", 1, MOST_SLOTS)
+    if job.body["onTaskFailure"] == "noaction" and "jobAction" in json.dumps(body.get("exitConditions", {})):
+        raise checks.invalid("exitConditions", "a jobAction needs the job's onTaskFailure performExitOptionsJobAction.")
+
+
+def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
+    name = legal_id(body.pop("id"))
+    _prepare(job, body)
+    if job.tasks.get(name) is not None:
+        raise BatchError("TaskExists")
+    for kind in ("jobPreparationTask", "jobReleaseTask"):
+        if kind in job.body and job.body[kind]["id"].lower() == name.lower():
+            raise BatchError("TaskIdSameAsJobPreparationTask")
+    world = call.world
+    kept = json.dumps(body, separators=(",", ":")).encode()
+    task = Task(world.store.next_uid(), name, job, kept, slots=body["requiredSlots"])
+    job.tasks.add(task)
+    job.counts["active"] += 1
+    job.slot_counts["active"] += task.slots
+    job.ready.add(task)
+    world.store.touch(task)
+    world.scheduler.kick(job.pool_id)
+    return task
+
+
+async def create_task(call: Call) -> Reply:
+    """Add a task to a job."""
+    job = open_job(call)
+    task = _add(call, job, call.body("BatchTaskCreateOptions"))
+    return await call.accept(task, views.url_of(call.base, task))
+
+
+async def create_task_collection(call: Call) -> Reply:
+    """Add up to 100 tasks; each succeeds or fails by itself."""
+    job = open_job(call)
+    try:
+        bodies = json.loads(call.raw)["value"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise BatchError("InvalidRequestBody", "The request body must hold a list 'value'.") from None
+    if not isinstance(bodies, list) or len(bodies) > MOST_TASKS:
+        raise BatchError("InvalidRequestBody", f"'value' must be a list of at most {MOST_TASKS} tasks.")
+    checked = [schema.check("BatchTaskCreateOptions", body, f"value[{index}]") for index, body in enumerate(bodies)]
+    value: list[dict[str, Any]] = []
+    for body in checked:
+        name = body["id"]
+        try:
+            task = _add(call, job, body)
+        except BatchError as error:
+            status = "clienterror" if error.status < 500 else "servererror"
+            value.append({"status": status, "taskId": name, "error": error.inner(call.request_id)})
+        else:
+            value.append(
+                {
+                    "status": "success",
+                    "taskId": task.id,
+                    "eTag": task.etag,
+                    "lastModified": times.iso(task.modified),
+                    "location": views.url_of(call.base, task),
+                }
+            )
+    await call.world.store.commit()
+    return Reply({"odata.metadata": f"{call.base}/$metadata#taskaddresult", "value": value})
+
+
+async def list_tasks(call: Call) -> Reply:
+    """List a job's tasks."""
+    job = call.job()
+    return await call.listing("tasks", job.tasks.after, lambda task, names: views.task(call.base, task, names))
+
+
+async def get_task(call: Call) -> Reply:
+    """Show a task."""
+    task = call.task()
+    call.conditions(task)
+    return await call.show(task, views.task(call.base, task, call.selected()))
+
+
+async def replace_task(call: Call) -> Reply:
+    """Replace a task's constraints; what is not sent takes its default."""
+    body = call.body("BatchTask")
+    task = call.task()
+    call.conditions(task)
+    if task.state == "completed":
+        raise BatchError("TaskCompleted")
+    given = {"constraints": body.get("constraints", {})}
+    checks.constraints(given, task.job.body["constraints"]["maxTaskRetryCount"])
+    task.body = json.dumps({**json.loads(task.body), **given}, separators=(",", ":")).encode()
+    task.changed()
+    call.world.store.touch(task)
+    return await call.accept(task)
+
+
+async def delete_task(call: Call) -> Reply:
+    """Delete a task with its files; a running one is ended."""
+    task = call.task()
+    call.conditions(task)
+    await forget(call.world, task)
+    await call.world.store.commit()
+    return Reply()
+
+
+async def terminate_task(call: Call) -> Reply:
+    """End a task: a running one is killed, a waiting one never runs."""
+    task = call.task()
+    call.conditions(task)
+    if task.state == "completed":
+        raise BatchError("TaskCompleted")
+    runs = call.world.scheduler.stop(iter([task]), "terminated")
+    if not runs:
+        ended = TaskFailed("TaskEnded", "The task was ended by request.").failure
+        call.world.scheduler.complete(task, Outcome(None, ended))
+        call.world.job_control.task_ended(task, None)
+    return await call.accept(task)
+
+
+async def reactivate_task(call: Call) -> Reply:
+    """Queue a failed task once more."""
+    task = call.task()
+    call.conditions(task)
+    job = open_job(call)
+    if task.state != "completed":
+        raise BatchError("TaskNotCompleted")
+    if task.result == "success":
+        raise BatchError("TaskSucceeded")
+    call.world.shift(task, "active")
+    task.retries = 0
+    task.last_retry = task.started = task.ended = task.exit_code = task.failure = None
+    task.pool_id = task.node_id = None
+    task.changed()
+    job.ready.add(task)
+    call.world.scheduler.kick(job.pool_id)
+    return await call.accept(task)

@@ -1,0 +1,242 @@
+"""How entities look to clients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.node.layout import relative_task_directory
+from airflow_batchwrap.local.state.entities import Entity, Execution, Job, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.wire.times import iso
+
+Names = frozenset[str] | None
+
+
+def url_of(base: str, entity: Entity) -> str:
+    """The address of an entity.
+
+    :param base: the service's address.
+    :param entity: the entity.
+    :return: the address.
+    """
+    if isinstance(entity, Task):
+        return f"{base}/jobs/{entity.job.id}/tasks/{entity.id}"
+    if isinstance(entity, Node):
+        return f"{base}/pools/{entity.pool.id}/nodes/{entity.id}"
+    return f"{base}/{'pools' if isinstance(entity, Pool) else 'jobs'}/{entity.id}"
+
+
+def _moment(moment: float | None) -> str | None:
+    return None if moment is None else iso(moment)
+
+
+def _present(shown: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _common(base: str, entity: Entity) -> dict[str, Any]:
+    return {
+        "id": entity.id,
+        "url": url_of(base, entity),
+        "eTag": entity.etag,
+        "lastModified": iso(entity.modified),
+        "creationTime": iso(entity.created),
+        "state": entity.state,
+        "stateTransitionTime": iso(entity.since),
+        "previousState": entity.previous,
+        "previousStateTransitionTime": _moment(entity.previous_since),
+    }
+
+
+def _only(shown: dict[str, Any], names: Names) -> dict[str, Any]:
+    return {name: value for name, value in shown.items() if value is not None and (names is None or name in names)}
+
+
+def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
+    """A pool.
+
+    :param base: the service's address.
+    :param entity: the pool.
+    :param names: the properties wanted; None for all.
+    :return: how it is shown.
+    """
+    dedicated = sum(node.dedicated for node in entity.nodes)
+    accounts = entity.body.get("userAccounts")
+    shown = {
+        **entity.body,
+        # Passwords and private keys are never shown.
+        "userAccounts": [{k: v for k, v in one.items() if k != "password"} for one in accounts] if accounts else None,
+        **_common(base, entity),
+        "previousState": None,
+        "previousStateTransitionTime": None,
+        "allocationState": entity.allocation,
+        "allocationStateTransitionTime": iso(entity.allocation_since),
+        "resizeErrors": entity.resize_errors or None,
+        "currentDedicatedNodes": dedicated,
+        "currentLowPriorityNodes": len(entity.nodes) - dedicated,
+        "targetDedicatedNodes": entity.target_dedicated,
+        "targetLowPriorityNodes": entity.target_low_priority,
+    }
+    return _only(shown, names)
+
+
+def _execution(execution: Execution, *, retries: bool = True) -> dict[str, Any]:
+    shown = {
+        "state": execution.state,
+        "startTime": iso(execution.started),
+        "endTime": _moment(execution.ended),
+        "exitCode": execution.exit_code,
+        "failureInfo": execution.failure,
+        "result": execution.result,
+    }
+    if retries:
+        shown |= {"retryCount": execution.retries, "lastRetryTime": _moment(execution.last_retry)}
+    return _present(shown)
+
+
+def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
+    """A node.
+
+    :param base: the service's address.
+    :param entity: the node.
+    :param names: the properties wanted; None for all.
+    :return: how it is shown.
+    """
+    body = entity.pool.body
+    image = body["virtualMachineConfiguration"]["imageReference"]
+    shown = {
+        "id": entity.id,
+        "url": url_of(base, entity),
+        "state": entity.state,
+        "schedulingState": entity.scheduling,
+        "stateTransitionTime": iso(entity.since),
+        "lastBootTime": iso(entity.booted),
+        "allocationTime": iso(entity.created),
+        "ipAddress": f"10.0.{entity.index // 250}.{entity.index % 250 + 4}",
+        "affinityId": entity.id,
+        "vmSize": body["vmSize"],
+        "totalTasksRun": entity.tasks_run,
+        "totalTasksSucceeded": entity.succeeded,
+        "runningTasksCount": len(entity.runs),
+        "runningTaskSlotsCount": entity.used,
+        "isDedicated": entity.dedicated,
+        "startTask": body.get("startTask"),
+        "startTaskInfo": _execution(entity.start) if entity.start else None,
+        "errors": _node_errors(entity),
+        "nodeAgentInfo": {"version": "local", "lastUpdateTime": iso(entity.created)},
+        "virtualMachineInfo": {"imageReference": image},
+    }
+    return _only(shown, names)
+
+
+def _node_errors(entity: Node) -> list[dict[str, Any]] | None:
+    if entity.state != "starttaskfailed" or entity.start is None:
+        return None
+    return [{"code": "StartTaskFailed", "message": "The start task failed on this node."}]
+
+
+def job(base: str, entity: Job, names: Names = None) -> dict[str, Any]:
+    """A job.
+
+    :param base: the service's address.
+    :param entity: the job.
+    :param names: the properties wanted; None for all.
+    :return: how it is shown.
+    """
+    info = {
+        "startTime": iso(entity.created),
+        "endTime": _moment(entity.ended),
+        "poolId": entity.pool_id or None,
+        "terminateReason": entity.reason,
+    }
+    return _only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
+
+
+def _task_info(entity: Task) -> dict[str, Any]:
+    return _present(
+        {
+            "startTime": _moment(entity.started),
+            "endTime": _moment(entity.ended),
+            "exitCode": entity.exit_code,
+            "failureInfo": entity.failure,
+            "result": entity.result,
+            "retryCount": entity.retries,
+            "lastRetryTime": _moment(entity.last_retry or None),
+            "requeueCount": entity.requeues,
+            "lastRequeueTime": _moment(entity.last_requeue),
+        }
+    )
+
+
+def _node_info(base: str, entity: Task) -> dict[str, Any] | None:
+    if entity.node_id is None:
+        return None
+    directory = relative_task_directory(entity.job.id, entity.id)
+    node_url = f"{base}/pools/{entity.pool_id}/nodes/{entity.node_id}"
+    return {
+        "affinityId": entity.node_id,
+        "nodeUrl": node_url,
+        "poolId": entity.pool_id,
+        "nodeId": entity.node_id,
+        "taskRootDirectory": directory,
+        "taskRootDirectoryUrl": f"{node_url}/files/{directory}",
+    }
+
+
+_TASK: dict[str, Callable[[str, Task], Any]] = {
+    "id": lambda _, entity: entity.id,
+    "url": url_of,
+    "eTag": lambda _, entity: entity.etag,
+    "lastModified": lambda _, entity: iso(entity.modified),
+    "creationTime": lambda _, entity: iso(entity.created),
+    "state": lambda _, entity: entity.state,
+    "stateTransitionTime": lambda _, entity: iso(entity.since),
+    "previousState": lambda _, entity: entity.previous,
+    "previousStateTransitionTime": lambda _, entity: _moment(entity.previous_since),
+    "executionInfo": lambda _, entity: _task_info(entity),
+    "nodeInfo": _node_info,
+}
+
+
+def task(base: str, entity: Task, names: Names = None) -> dict[str, Any]:
+    """A task; its body is only read where something of it is wanted.
+
+    :param base: the service's address.
+    :param entity: the task.
+    :param names: the properties wanted; None for all.
+    :return: how it is shown.
+    """
+    shown: dict[str, Any] = {}
+    if names is None or not names.issubset(_TASK):
+        body = json.loads(entity.body)
+        shown = body if names is None else {name: value for name, value in body.items() if name in names}
+    for name, view in _TASK.items():
+        if (names is None or name in names) and (value := view(base, entity)) is not None:
+            shown[name] = value
+    return shown
+
+
+def node_job(world: World, base: str, part: NodeJob) -> dict[str, Any]:
+    """What a job's preparation and release tasks did on a node.
+
+    :param world: the state.
+    :param base: the service's address.
+    :param part: what is kept of it.
+    :return: how it is shown.
+    """
+    node_url = f"{base}/pools/{part.pool_id}/nodes/{part.node_id}"
+    shown: dict[str, Any] = {"poolId": part.pool_id, "nodeId": part.node_id, "nodeUrl": node_url}
+    for name, execution, body, retries in (
+        ("jobPreparationTaskExecutionInfo", part.prepare, "jobPreparationTask", True),
+        ("jobReleaseTaskExecutionInfo", part.release, "jobReleaseTask", False),
+    ):
+        if execution is not None:
+            directory = relative_task_directory(part.job.id, part.job.body[body]["id"])
+            shown[name] = {
+                **_execution(execution, retries=retries),
+                "taskRootDirectory": directory,
+                "taskRootDirectoryUrl": f"{node_url}/files/{directory}",
+            }
+    return shown

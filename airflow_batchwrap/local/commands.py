@@ -1,0 +1,105 @@
+"""The command line: serve, start, stop, status."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from airflow_batchwrap.local import runner
+from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
+
+app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)
+
+Data = Annotated[Path, typer.Option(help="Directory for the state, the key and the nodes.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")]
+Account = Annotated[str, typer.Option(help="Name of the Batch account.")]
+Key = Annotated[str | None, typer.Option(help="Key in base64; by default a random one, kept in the directory.")]
+DevKey = Annotated[bool, typer.Option("--dev-key", help="Use the published key: anyone on this machine can run tasks.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def _fail(message: object) -> typer.Exit:
+    typer.echo(str(message), err=True)
+    return typer.Exit(1)
+
+
+def _key(key: str | None, dev_key: bool, host: str) -> str | None:
+    from airflow_batchwrap.local.serve import is_loopback
+
+    if dev_key and key:
+        raise _fail("Give --key or --dev-key, not both.")
+    if (dev_key or key == DEV_KEY) and not is_loopback(host):
+        raise _fail(f"The published key is not used on {host}: it would let anyone run commands here. Leave it out.")
+    return DEV_KEY if dev_key else key
+
+
+@app.command()
+def serve(
+    data: Data,
+    port: Port = 0,
+    account: Account = ACCOUNT,
+    key: Key = None,
+    dev_key: DevKey = False,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Serve in the foreground, until SIGINT or SIGTERM."""
+    from airflow_batchwrap.local import serve as serving
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    given = _key(key, dev_key, host)
+    try:
+        home = Home.make(data)
+        home.lock()
+        kept = home.key(given)
+        listener = serving.listen(host, port)
+    except HomeError as error:
+        raise _fail(error) from None
+    typer.echo(f"Local Batch service: http://{host}:{listener.getsockname()[1]}, account {account}, data {home.path}")
+    serving.serve(home, listener, host, account, kept)
+
+
+@app.command()
+def start(
+    data: Data,
+    port: Port = 0,
+    account: Account = ACCOUNT,
+    key: Key = None,
+    dev_key: DevKey = False,
+    host: Host = "127.0.0.1",
+) -> None:
+    """Serve in the background; return once the service answers."""
+    given = _key(key, dev_key, host)
+    arguments = ["--port", str(port), "--account", account, "--host", host]
+    try:
+        if given and runner.attach(data) is None:
+            # By its file, not its command line, which others on this machine can read.
+            Home.make(data).key(given)
+        service = runner.launch(data, [*arguments, *(["--dev-key"] if dev_key else [])])
+    except (HomeError, runner.LocalServiceError) as error:
+        raise _fail(error) from None
+    typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
+
+
+@app.command()
+def stop(data: Data) -> None:
+    """Stop the service that runs on a data directory, with all of its tasks."""
+    service = runner.attach(data)
+    if service is None:
+        raise _fail(f"No local Batch service runs on {data}.")
+    try:
+        service.stop()
+    except runner.LocalServiceError as error:
+        raise _fail(error) from None
+    typer.echo(f"Stopped {service.url}.")
+
+
+@app.command()
+def status(data: Data) -> None:
+    """Say whether a service runs on a data directory; the exit code is 1 where none does."""
+    service = runner.attach(data)
+    if service is None:
+        raise _fail(f"No local Batch service runs on {data}.")
+    typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")

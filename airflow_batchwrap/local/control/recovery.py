@@ -1,0 +1,130 @@
+"""What a restart finds, and what it makes of it: as a node's recovery would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.node import process
+from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.wire import times
+
+
+def load(world: World) -> None:
+    """Take up what the store holds.
+
+    :param world: the state, still empty.
+    """
+    pools: dict[int, Pool] = {}
+    jobs: dict[int, Job] = {}
+    for uid, kind, parent, body, state in world.store.rows():
+        if kind == "pool":
+            pool = pools[uid] = Pool(uid, "", json.loads(body))
+            pool.restore(state)
+            world.pools.add(pool)
+        elif kind == "job":
+            job = jobs[uid] = Job(uid, "", json.loads(body))
+            job.restore(state)
+            world.jobs.add(job)
+        elif kind == "node" and parent in pools:
+            node = Node(uid, "", pools[parent])
+            node.restore(state)
+            start = json.loads(body)
+            node.start = Execution(**start) if start else None
+            node.pool.nodes.add(node)
+        elif kind == "task" and parent in jobs:
+            task = Task(uid, "", jobs[parent], body)
+            task.restore(state)
+            task.job.tasks.add(task)
+        elif kind == "nodejob" and parent in jobs:
+            pool_id, node_id = json.loads(body)
+            stale, prepare, release = json.loads(state)
+            part = NodeJob(uid, jobs[parent], pool_id, node_id, stale=stale)
+            part.prepare = Execution(**prepare) if prepare else None
+            part.release = Execution(**release) if release else None
+            part.job.nodes[node_id] = part
+        else:
+            # Its parent was deleted in the same batch that was to delete it.
+            world.store.drop(uid)
+
+
+async def kill_leftovers(world: World) -> None:
+    """End what an earlier service's tasks left running: by their recorded processes, and by their environment.
+
+    :param world: the state.
+    """
+
+    def kill() -> None:
+        for job in world.jobs:
+            for task in job.tasks:
+                if task.process:
+                    process.kill_recorded(int(task.process[0]), float(task.process[1]))
+        process.kill_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+
+    await asyncio.to_thread(kill)
+
+
+async def resume(world: World) -> None:
+    """Go on from where the state stands: nodes start anew, running tasks are queued again, endings are ended.
+
+    :param world: the state, loaded.
+    """
+    for job in world.jobs:
+        for task in job.tasks:
+            _queue(task)
+            if task.process is not None:
+                task.process = None
+                world.store.touch(task)
+        _recount(job)
+        for part in job.nodes.values():
+            _reboot(part)
+            world.store.touch(part)
+    for pool in world.pools:
+        for node in pool.nodes:
+            if node.state == "leavingpool":
+                pool.nodes.remove(node)
+                world.store.drop(node.uid)
+                await asyncio.to_thread(shutil.rmtree, world.root(node), ignore_errors=True)
+            else:
+                # Not a legal transition of a running service: the node was cut off, and starts from the beginning.
+                node.begin("starting")
+                world.spawn(world.node_control.boot(node))
+                world.store.touch(node)
+        if pool.state == "deleting":
+            world.node_control.delete(pool)
+        elif pool.allocation != "steady":
+            world.node_control.resume(pool)
+    for job in world.jobs:
+        if job.state in ("terminating", "deleting"):
+            world.job_control.close(job)
+        elif job.state == "disabling":
+            job.move("disabled")
+        elif job.state == "enabling":
+            job.move("active")
+        world.job_control.watch(job)
+        world.store.touch(job)
+
+
+def _queue(task: Task) -> None:
+    if task.state in ("running", "preparing"):
+        task.move("active")
+        task.pool_id = task.node_id = task.started = None
+    if task.state == "active":
+        task.job.ready.add(task)
+
+
+def _recount(job: Job) -> None:
+    for task in job.tasks:
+        job.counts[task.standing] += 1
+        job.slot_counts[task.standing] += task.slots
+
+
+def _reboot(part: NodeJob) -> None:
+    if part.prepare is not None and part.prepare.state == "running":
+        part.prepare = None
+    if part.release is not None and part.release.state == "running":
+        part.release = Execution(times.now())
+    if part.prepared and part.job.body["jobPreparationTask"]["rerunOnNodeRebootAfterSuccess"]:
+        part.stale = True

@@ -1,0 +1,317 @@
+"""Which task runs where and when: driven by events, with nothing that polls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.node import environment
+from airflow_batchwrap.local.node.layout import job_directory
+from airflow_batchwrap.local.node.process import Child
+from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run, Work
+from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.wire import times
+
+
+class Scheduler:
+    """Places ready tasks on free slots, runs them, and says what becomes of them.
+
+    :param world: the state.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._due: set[str] = set()
+
+    def kick(self, pool_id: str) -> None:
+        """Look for work for a pool, once this turn of the loop is over.
+
+        :param pool_id: the pool's id; one that does not exist is no error.
+        """
+        key = pool_id.lower()
+        if key not in self._due and not self._world.stopping:
+            self._due.add(key)
+            asyncio.get_running_loop().call_soon(self._dispatch, key)
+
+    def _dispatch(self, key: str) -> None:
+        self._due.discard(key)
+        pool = self._world.pools.get(key)
+        if pool is None or pool.state != "active" or self._world.stopping:
+            return
+        waiting = [
+            job for job in self._world.jobs if job.ready and job.state == "active" and job.pool_id.lower() == key
+        ]
+        # Higher priority first; among equals the older job, whose number is lower.
+        waiting.sort(key=lambda job: (-job.priority, job.uid))
+        for job in waiting:
+            while job.ready and (job.parallel < 0 or job.running < job.parallel):
+                choice = self._choose(pool, job)
+                if choice is None:
+                    break
+                self._place(*choice)
+
+    def _choose(self, pool: Pool, job: Job) -> tuple[Task, Node] | None:
+        barred = {node_id for node_id, part in job.nodes.items() if part.barred and _waits(job)}
+        free = [node for node in pool.nodes if node.usable and node.used < pool.slots and node.id not in barred]
+        if not free:
+            return None
+        task = job.ready.first(max(pool.slots - node.used for node in free))
+        if task is None:
+            return None
+        fitting = [node for node in free if pool.slots - node.used >= task.slots]
+        wanted = (
+            json.loads(task.body).get("affinityInfo", {}).get("affinityId") if b"affinityInfo" in task.body else None
+        )
+        for node in fitting:
+            if wanted and node.id == wanted:
+                return task, node
+        pack = pool.body["taskSchedulingPolicy"]["nodeFillType"].lower() == "pack"
+        return task, (max if pack else min)(fitting, key=lambda node: (node.used, -node.uid if pack else node.uid))
+
+    def _place(self, task: Task, node: Node) -> None:
+        job = task.job
+        job.ready.remove(task)
+        job.running += 1
+        node.used += task.slots
+        task.pool_id, task.node_id = node.pool.id, node.id
+        run = Run(self._work(task, node), self._world.blobs, lambda child: self._started(task, child))
+        node.runs[task] = run
+        if node.state == "idle":
+            node.move("running")
+            self._world.store.touch(node)
+        part = self._node_job(job, node)
+        if part is not None and not part.prepared and _waits(job):
+            self._world.shift(task, "preparing")
+        else:
+            self._begin(task)
+        self._world.spawn(self._run(task, node, run, part))
+
+    def _begin(self, task: Task) -> None:
+        self._world.shift(task, "running")
+        task.started, task.ended = times.now(), None
+        if task.last_retry == 0:
+            task.last_retry = task.started
+
+    def _started(self, task: Task, child: Child) -> None:
+        task.process = [child.pid, child.mark]
+        self._world.store.touch(task)
+
+    async def _run(self, task: Task, node: Node, run: Run, part: NodeJob | None) -> None:
+        outcome: Outcome | None = None
+        if part is not None:
+            if part.run is None and not part.prepared and not part.barred:
+                self._world.spawn(self._prepare(part, node))
+            if task.state == "preparing":
+                await _either(part.done, run.stopped)
+                if run.reason is None and part.prepared:
+                    self._begin(task)
+        if task.state == "running":
+            outcome = await run.execute()
+        run.over.set()
+        if self._world.stopping:
+            return
+        self._leave(task, node)
+        if run.reason != "discard":
+            self._settle(task, run, outcome)
+        self.kick(node.pool.id)
+        self._world.job_control.task_ended(task, outcome)
+
+    def _leave(self, task: Task, node: Node) -> None:
+        node.runs.pop(task, None)
+        node.used -= task.slots
+        task.job.running -= 1
+        if node.state == "running" and not node.runs:
+            node.move("idle")
+            self._world.store.touch(node)
+
+    def _settle(self, task: Task, run: Run, outcome: Outcome | None) -> None:
+        """Say what becomes of a task whose run is over."""
+        task.process = None
+        if run.reason == "requeue":
+            task.requeues += 1
+            task.last_requeue = times.now()
+            self._again(task)
+        elif run.reason == "recover" or (outcome is None and run.reason is None):
+            # The preparation failed, or never ended: the task waits for another node (azure-notes.md, trap 1).
+            self._again(task)
+        elif outcome is None and task.job.state != "active":
+            self._again(task)
+        elif outcome is None:
+            self.complete(task, Outcome(None, run.ended_failure()))
+        elif outcome.retriable and run.reason is None and task.job.state == "active" and self._may_retry(task):
+            task.retries += 1
+            task.last_retry = 0
+            self._again(task)
+        else:
+            self._count(task, outcome)
+            self.complete(task, outcome)
+
+    def _again(self, task: Task) -> None:
+        self._world.shift(task, "active")
+        task.pool_id = task.node_id = task.started = None
+        task.job.ready.add(task)
+
+    def _may_retry(self, task: Task) -> bool:
+        limit = int(json.loads(task.body)["constraints"]["maxTaskRetryCount"])
+        return limit < 0 or task.retries < limit
+
+    def _count(self, task: Task, outcome: Outcome) -> None:
+        node = self._world.node(task.pool_id, task.node_id)
+        if node is not None:
+            node.tasks_run += 1
+            node.succeeded += outcome.failure is None
+            self._world.store.touch(node)
+
+    def complete(self, task: Task, outcome: Outcome) -> None:
+        """Complete a task.
+
+        :param task: the task, in any state but completed.
+        :param outcome: how it ended.
+        """
+        task.ended = times.now()
+        task.exit_code, task.failure = outcome.exit_code, outcome.failure
+        task.job.ready.remove(task)
+        self._world.shift(task, "completed", outcome.result)
+
+    def stop(self, tasks: Iterator[Task], reason: str) -> list[Run]:
+        """End the runs of tasks.
+
+        :param tasks: the tasks; those that do not run are passed over.
+        :param reason: why, one of `Run.reason`.
+        :return: the runs, whose `over` is set when they are.
+        """
+        runs = []
+        for task in tasks:
+            node = self._world.node(task.pool_id, task.node_id)
+            run = node.runs.get(task) if node else None
+            if run is not None:
+                run.stop(reason)
+                runs.append(run)
+        return runs
+
+    def _node_job(self, job: Job, node: Node) -> NodeJob | None:
+        if "jobPreparationTask" not in job.body:
+            return None
+        part = job.nodes.get(node.id)
+        if part is None:
+            part = job.nodes[node.id] = NodeJob(self._world.store.next_uid(), job, node.pool.id, node.id)
+        return part
+
+    async def _prepare(self, part: NodeJob, node: Node) -> None:
+        body = part.job.body["jobPreparationTask"]
+        limit = body["constraints"]["maxTaskRetryCount"]
+        execution = part.prepare = Execution(times.now())
+        part.done.clear()
+        while True:
+            part.run = Run(
+                self.job_work(part.job, node, body, body["constraints"]["maxWallClockTime"]), self._world.blobs
+            )
+            self._world.store.touch(part)
+            outcome = await part.run.execute()
+            if self._world.stopping:
+                return
+            if part.run.reason is not None or not outcome.retriable or 0 <= limit <= execution.retries:
+                break
+            execution.retries += 1
+            execution.started = execution.last_retry = times.now()
+        finish(execution, outcome)
+        if part.run.reason in ("requeue", "discard"):
+            part.prepare = None
+        part.run = None
+        self._world.store.touch(part)
+        part.done.set()
+
+    def job_work(self, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
+        """The work of a job preparation or release task.
+
+        :param job: the job.
+        :param node: the node.
+        :param body: the preparation or release task.
+        :param wall_clock: how long it may take.
+        :return: the work.
+        """
+        root = self._world.root(node)
+        directory = job_directory(root, job.id) / body["id"]
+        variables = {
+            **self.node_variables(node),
+            **environment.of_task(directory),
+            "AZ_BATCH_JOB_ID": job.id,
+            "AZ_BATCH_TASK_ID": body["id"],
+        }
+        if job.body["jobPreparationTask"] is not body:
+            variables |= _preparation(job, root)
+        variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
+        return Work(
+            body["commandLine"],
+            directory,
+            root,
+            variables,
+            body.get("resourceFiles", []),
+            wall_clock=times.parse_duration(wall_clock),
+        )
+
+    def node_variables(self, node: Node) -> dict[str, str]:
+        """The variables every command on a node finds.
+
+        :param node: the node.
+        :return: the variables.
+        """
+        config = self._world.config
+        return environment.base() | environment.of_node(
+            config.account, config.url, node.pool.id, node.id, node.dedicated, self._world.root(node)
+        )
+
+    def _work(self, task: Task, node: Node) -> Work:
+        body, job, root = json.loads(task.body), task.job, self._world.root(node)
+        directory = job_directory(root, job.id) / task.id
+        variables = {
+            **self.node_variables(node),
+            **environment.of_task(directory),
+            "AZ_BATCH_JOB_ID": job.id,
+            "AZ_BATCH_TASK_ID": task.id,
+        }
+        if "jobPreparationTask" in job.body:
+            variables |= _preparation(job, root)
+        variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
+        wall_clock = body["constraints"].get("maxWallClockTime")
+        return Work(
+            body["commandLine"],
+            directory,
+            root,
+            variables,
+            body.get("resourceFiles", []),
+            body.get("outputFiles", []),
+            times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
+        )
+
+
+def finish(execution: Execution, outcome: Outcome) -> None:
+    """Note how a start, preparation or release task ended.
+
+    :param execution: what is kept of it.
+    :param outcome: how it ended.
+    """
+    execution.state, execution.ended = "completed", times.now()
+    execution.exit_code, execution.failure, execution.result = outcome.exit_code, outcome.failure, outcome.result
+
+
+def _preparation(job: Job, root: Any) -> dict[str, str]:
+    directory = job_directory(root, job.id) / job.body["jobPreparationTask"]["id"]
+    return {"AZ_BATCH_JOB_PREP_DIR": str(directory), "AZ_BATCH_JOB_PREP_WORKING_DIR": str(directory / "wd")}
+
+
+def _waits(job: Job) -> bool:
+    preparation = job.body.get("jobPreparationTask")
+    return bool(preparation and preparation["waitForSuccess"])
+
+
+async def _either(first: asyncio.Event, second: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(first.wait()), asyncio.ensure_future(second.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -1,0 +1,138 @@
+"""The data directory: its lock, its key, and the note of the service that runs on it."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ACCOUNT = "batchwraplocal"
+
+#: The published key of ``--dev-key``: known to everybody, so it is worth nothing off this machine.
+DEV_KEY = base64.b64encode(b"airflow-batchwrap local Batch service: published development key").decode()
+
+
+class HomeError(Exception):
+    """The data directory cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """A data directory.
+
+    :param path: the directory, with no symbolic link in its path.
+    """
+
+    path: Path
+
+    @classmethod
+    def make(cls, path: Path) -> Home:
+        """Make the directory where it is missing, readable for its owner alone.
+
+        :param path: the directory.
+        :return: it.
+        :raises HomeError: it cannot be made.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HomeError(f"The data directory {path} cannot be made ({error.strerror}): name another one.") from None
+        return cls(path.resolve())
+
+    def lock(self) -> int:
+        """Take the directory for this process, until it ends.
+
+        :return: a descriptor that holds the lock while it is open.
+        :raises HomeError: another service has it.
+        """
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            note = self.read_note()
+            who = f" (process {note['pid']} at {note['url']})" if note else ""
+            raise HomeError(
+                f"A local Batch service runs on {self.path} already{who}: stop it, or name another data directory."
+            ) from None
+        return descriptor
+
+    def key(self, given: str | None = None) -> str:
+        """The key of this directory, made at random the first time.
+
+        :param given: a key to use and keep instead.
+        :return: the key in base64.
+        :raises HomeError: the given key is no base64.
+        """
+        path = self.path / "key"
+        if given is not None:
+            try:
+                base64.b64decode(given, validate=True)
+            except ValueError:
+                raise HomeError("The key is not in base64: give one that is, or none for a random one.") from None
+            self._write("key", given, replace=True)
+        elif not path.exists():
+            self._write("key", base64.b64encode(secrets.token_bytes(64)).decode(), replace=False)
+        return path.read_text().strip()
+
+    def note(self, pid: int, url: str, account: str) -> None:
+        """Note the service that runs here.
+
+        :param pid: its process id.
+        :param url: its address.
+        :param account: its account's name.
+        """
+        self._write("service.json", json.dumps({"pid": pid, "url": url, "account": account}), replace=True)
+
+    def read_note(self) -> dict[str, Any] | None:
+        """The note of the service that runs, or ran, here.
+
+        :return: pid, url and account; None where there is none.
+        """
+        try:
+            note = json.loads((self.path / "service.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return note if isinstance(note, dict) and {"pid", "url", "account"} <= set(note) else None
+
+    def forget_note(self) -> None:
+        """Take the note away."""
+        (self.path / "service.json").unlink(missing_ok=True)
+
+    def locked(self) -> bool:
+        """Whether a service has the directory.
+
+        :return: whether it has.
+        """
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _write(self, name: str, text: str, *, replace: bool) -> None:
+        partial = self.path / f".{name}.{secrets.token_hex(8)}"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text + "\n")
+            if replace:
+                partial.replace(self.path / name)
+            else:
+                # A link does not replace: whoever comes second keeps the first one's key.
+                os.link(partial, self.path / name)
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink(missing_ok=True)

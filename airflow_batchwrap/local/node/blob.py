@@ -1,0 +1,226 @@
+"""Blobs over HTTP, by the addresses (with their signatures) that clients give: get, list, put."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+from xml.parsers import expat
+
+import httpx
+
+#: Tries of one transfer, and the pause before the second in seconds (doubled for each further one).
+TRIES = 4
+PAUSE = 0.2
+#: A file up to this size goes up in one request, a larger one in blocks of this size.
+BLOCK = 32 * 1024 * 1024
+_CHUNK = 256 * 1024
+
+T = TypeVar("T")
+
+
+class TransferError(Exception):
+    """A transfer that failed for good.
+
+    :param status: the HTTP status of the last answer, 0 where there was none, 408 where none came in time.
+    :param url: the address, whose query (a SAS) is dropped.
+    """
+
+    def __init__(self, status: int, url: str, reason: str) -> None:
+        self.status = status
+        self.url = bare(url)
+        self.reason = reason
+        super().__init__(f"{self.url}: {reason}")
+
+
+def bare(url: str) -> str:
+    """An address without its query and credentials, fit to be shown.
+
+    :param url: the address.
+    :return: scheme, host and path.
+    """
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def child(container_url: str, name: str, query: str = "") -> str:
+    """The address of a blob in a container, or of the container with more query.
+
+    :param container_url: the container's address with its SAS.
+    :param name: the blob's name; empty for the container itself.
+    :param query: query parameters to add.
+    :return: the address.
+    """
+    parts = urlsplit(container_url)
+    path = parts.path.rstrip("/") + ("/" + quote(name, safe="/~") if name else "")
+    return urlunsplit((parts.scheme, parts.netloc, path, "&".join(filter(None, (query, parts.query))), ""))
+
+
+class BlobClient:
+    """Transfers, with a few tries each; what a client did wrong (4xx) is not tried again."""
+
+    def __init__(self) -> None:
+        # trust_env off: a node would not have this machine's proxies.
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(60, connect=10),
+            trust_env=False,
+            follow_redirects=True,
+            limits=httpx.Limits(max_connections=32),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def download(self, url: str, target: Path) -> None:
+        """Bring a file; nothing is left at the target if that fails.
+
+        :param url: where it is.
+        :param target: where it goes; an existing file is replaced.
+        :raises TransferError: it could not be had.
+        :raises OSError: it could not be written.
+        """
+        partial = target.with_name(f".{target.name[:200]}.part")
+
+        async def attempt() -> None:
+            async with self._http.stream("GET", url) as answer:
+                answer.raise_for_status()
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    async for chunk in answer.aiter_bytes(_CHUNK):
+                        file.write(chunk)
+
+        try:
+            await self._tried(url, attempt)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    async def list(self, container_url: str, prefix: str) -> list[str]:
+        """The names of a container's blobs.
+
+        :param container_url: the container's address with a SAS that may list.
+        :param prefix: what the names begin with.
+        :return: the names.
+        :raises TransferError: the container could not be listed.
+        """
+        found: list[str] = []
+        marker = ""
+        while True:
+            query = f"restype=container&comp=list&prefix={quote(prefix, safe='')}"
+            url = child(container_url, "", query + (f"&marker={quote(marker, safe='')}" if marker else ""))
+
+            async def attempt(url: str = url) -> bytes:
+                answer = await self._http.get(url)
+                answer.raise_for_status()
+                return answer.content
+
+            names, marker = _read_list(await self._tried(url, attempt))
+            found += names
+            if not marker:
+                return found
+
+    async def upload(self, path: Path, url: str, headers: dict[str, str]) -> None:
+        """Put a file, as it is when this begins.
+
+        :param path: the file.
+        :param url: the blob's address with its SAS.
+        :param headers: more headers (``x-ms-blob-content-type`` and such).
+        :raises TransferError: it could not be put.
+        :raises OSError: it could not be read.
+        """
+        size = os.stat(path).st_size  # noqa: PTH116 - quick, and Path.stat is no better in a coroutine
+        if size <= BLOCK:
+            await self._put(url, path, 0, size, {"x-ms-blob-type": "BlockBlob", **headers})
+            return
+        names = []
+        for offset in range(0, size, BLOCK):
+            name = base64.b64encode(f"{offset:020d}".encode()).decode()
+            names.append(name)
+            block = _with_query(url, f"comp=block&blockid={quote(name, safe='')}")
+            await self._put(block, path, offset, min(BLOCK, size - offset), {})
+        body = "<?xml version='1.0' encoding='utf-8'?><BlockList>{}</BlockList>".format(
+            "".join(f"<Latest>{name}</Latest>" for name in names)
+        )
+
+        async def commit() -> None:
+            answer = await self._http.put(_with_query(url, "comp=blocklist"), content=body.encode(), headers=headers)
+            answer.raise_for_status()
+
+        await self._tried(url, commit)
+
+    async def _put(self, url: str, path: Path, offset: int, size: int, headers: dict[str, str]) -> None:
+        async def content() -> AsyncIterator[bytes]:
+            with path.open("rb") as file:
+                file.seek(offset)
+                left = size
+                while left:
+                    chunk = file.read(min(_CHUNK, left))
+                    if not chunk:
+                        raise OSError(f"{path.name} became shorter while it was uploaded")
+                    left -= len(chunk)
+                    yield chunk
+
+        async def attempt() -> None:
+            answer = await self._http.put(url, content=content(), headers={"Content-Length": str(size), **headers})
+            answer.raise_for_status()
+
+        await self._tried(url, attempt)
+
+    async def _tried(self, url: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        pause = PAUSE
+        for left in reversed(range(TRIES)):
+            try:
+                return await attempt()
+            except httpx.HTTPStatusError as error:
+                status, reason = error.response.status_code, f"the server answered {error.response.status_code}"
+                if not left or (status < 500 and status not in (408, 429)):
+                    raise TransferError(status, url, reason) from None
+            except httpx.TimeoutException:
+                if not left:
+                    raise TransferError(408, url, "the server did not answer in time") from None
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                if not left or isinstance(error, httpx.InvalidURL | httpx.UnsupportedProtocol):
+                    raise TransferError(0, url, f"the transfer failed ({type(error).__name__})") from None
+            await asyncio.sleep(pause)
+            pause *= 2
+        raise AssertionError("unreachable")
+
+
+def _with_query(url: str, query: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, "&".join(filter(None, (query, parts.query))), ""))
+
+
+def _read_list(text: bytes) -> tuple[list[str], str]:
+    names: list[str] = []
+    found: dict[str, str] = {}
+    stack: list[str] = []
+
+    def opened(name: str, _: dict[str, str]) -> None:
+        stack.append(name)
+        found[name] = ""
+
+    def closed(name: str) -> None:
+        stack.pop()
+        if name == "Name" and stack[-1:] == ["Blob"]:
+            names.append(found[name])
+
+    def data(chunk: str) -> None:
+        found[stack[-1]] += chunk
+
+    def entity(*_: object) -> None:
+        raise ValueError("a list of blobs declares no entities")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler, parser.CharacterDataHandler = opened, closed, data
+    parser.EntityDeclHandler = entity
+    try:
+        parser.Parse(text, True)
+    except (expat.ExpatError, ValueError) as error:
+        raise TransferError(0, "", f"the list of blobs cannot be read: {error}") from None
+    return names, found.get("NextMarker", "")

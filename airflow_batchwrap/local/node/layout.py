@@ -1,0 +1,77 @@
+"""Where things are on a node, and the one place that turns a client's path into a path on this machine."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+
+#: The directories of a node's root (seen on real nodes).
+NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
+
+
+class OutsideError(Exception):
+    """A path leads out of the directory it has to stay in."""
+
+
+def make_node(root: Path) -> None:
+    """Make a node's directories; those that are there stay as they are.
+
+    :param root: the node's root.
+    """
+    for name in NODE_DIRECTORIES:
+        (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def job_directory(root: Path, job_id: str) -> Path:
+    """The directory of a job on a node.
+
+    :param root: the node's root.
+    :param job_id: the job's id.
+    :return: the path.
+    """
+    return root / "workitems" / job_id / "job-1"
+
+
+def relative_task_directory(job_id: str, task_id: str) -> str:
+    """The directory of a task, as Batch names it: relative to the node's root.
+
+    :param job_id: the job's id.
+    :param task_id: the task's id.
+    :return: the path.
+    """
+    return f"workitems/{job_id}/job-1/{task_id}"
+
+
+def make_task(directory: Path, *, keep: bool = False) -> Path:
+    """Make a task's directories, empty unless they are to be kept.
+
+    :param directory: the task's directory.
+    :param keep: leave what an earlier run left in the working directory (a start task's is never cleaned).
+    :return: the working directory.
+    """
+    working = directory / "wd"
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        if not keep:
+            shutil.rmtree(directory, ignore_errors=True)
+    working.mkdir(parents=True, exist_ok=True)
+    (directory / "certs").mkdir(exist_ok=True)
+    return working
+
+
+def inside(root: Path, relative: str) -> Path:
+    """A path below a directory, whatever the relative path or a symbolic link on the way says.
+
+    :param root: the directory, with no symbolic link in its own path.
+    :param relative: the path below it, with slashes.
+    :return: the path; its last part may be a symbolic link only if that leads inside too.
+    :raises OutsideError: the path is absolute, has a `..` in it, or a link leads out.
+    """
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in relative:
+        raise OutsideError(f"The path {relative!r} leads out of its directory.")
+    path = root.joinpath(*pure.parts)
+    if not path.resolve().is_relative_to(root):
+        raise OutsideError(f"The path {relative!r} leads out of its directory through a symbolic link.")
+    return path

@@ -1,0 +1,206 @@
+"""One run of a command on a node, from its directories to its output files: the same for every kind of task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_batchwrap.local.node import environment, layout, process, transfer
+from airflow_batchwrap.local.node.blob import BlobClient
+from airflow_batchwrap.local.node.transfer import TaskFailed
+
+log = logging.getLogger(__name__)
+
+#: Longer wall clocks than this are no limit, in seconds (about ten years).
+NO_LIMIT = 10 * 365 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be run.
+
+    :param command: the command line.
+    :param directory: the task's directory.
+    :param root: the node's root.
+    :param variables: all of the command's environment.
+    :param resource_files: what is brought first.
+    :param output_files: what is uploaded after.
+    :param wall_clock: how long it may take, downloads included, in seconds.
+    :param keep: leave what an earlier run left in the directory.
+    """
+
+    command: str
+    directory: Path
+    root: Path
+    variables: dict[str, str]
+    resource_files: list[dict[str, Any]] = field(default_factory=list)
+    output_files: list[dict[str, Any]] = field(default_factory=list)
+    wall_clock: float = NO_LIMIT
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    :param exit_code: the command's exit code; None where it never ran.
+    :param failure: Batch's failureInfo; None where it succeeded.
+    """
+
+    exit_code: int | None
+    failure: dict[str, Any] | None
+
+    @property
+    def result(self) -> str:
+        """``success`` or ``failure``."""
+        return "failure" if self.failure else "success"
+
+    @property
+    def retriable(self) -> bool:
+        """Whether Batch's own retries apply: to a command that ran and exited non-zero, to nothing else."""
+        return self.failure is not None and self.failure["code"] == "FailureExitCode"
+
+
+class Run:
+    """A run that can be ended from outside.
+
+    :param work: what is to be run.
+    :param blobs: what transfers.
+    :param started: called with the process once the command runs.
+    """
+
+    def __init__(
+        self, work: Work, blobs: BlobClient, started: Callable[[process.Child], None] = lambda _: None
+    ) -> None:
+        self.work = work
+        #: Why it was ended from outside: ``terminated``, ``wallclock``, ``requeue``, ``discard``; None otherwise.
+        self.reason: str | None = None
+        self.stopped = asyncio.Event()
+        self.over = asyncio.Event()
+        self._blobs = blobs
+        self._started = started
+        self._child: process.Child | None = None
+        self._transfer: asyncio.Task[None] | None = None
+
+    def stop(self, reason: str) -> None:
+        """End the run: the command with its whole tree, or the transfer that is under way.
+
+        :param reason: why; only the first one counts, except that ``discard`` and ``requeue`` win over the others.
+        """
+        if self.reason is None or reason in ("discard", "requeue"):
+            self.reason = reason
+        self.stopped.set()
+        if self._child is not None:
+            self._child.kill(str(self.work.directory))
+        if self._transfer is not None and (self._child is None or reason in ("discard", "requeue")):
+            self._transfer.cancel()
+
+    async def execute(self) -> Outcome:
+        """Run it.
+
+        :return: how it ended. A run that was ended for ``requeue`` or ``discard`` has no meaningful outcome.
+        """
+        work = self.work
+        timer = None
+        if work.wall_clock < NO_LIMIT:
+            timer = asyncio.get_running_loop().call_later(work.wall_clock, self.stop, "wallclock")
+        try:
+            return await self._execute(work, timer)
+        finally:
+            if timer:
+                timer.cancel()
+            self.over.set()
+
+    async def _execute(self, work: Work, timer: asyncio.TimerHandle | None) -> Outcome:
+        exit_code: int | None = None
+        failure: dict[str, Any] | None = None
+        try:
+            working = layout.make_task(work.directory, keep=work.keep)
+            if work.resource_files:
+                await self._while_transferring(transfer.fetch(self._blobs, work.resource_files, working))
+            if self.reason is None:
+                exit_code = await self._command(work, working)
+            failure = self._failure(exit_code)
+        except TaskFailed as error:
+            failure = self._failure(None) if self.reason else error.failure
+        except OSError as error:
+            code = "DiskFull" if error.errno == 28 else "CommandLaunchFailed"
+            failure = TaskFailed(code, f"The task's directory could not be made: {error.strerror}.").failure
+        if timer:
+            timer.cancel()
+        if work.output_files and self.reason not in ("requeue", "discard"):
+            uploading = transfer.put(
+                self._blobs,
+                work.output_files,
+                succeeded=failure is None,
+                environment=work.variables,
+                working=work.directory / "wd",
+                root=work.root,
+            )
+            try:
+                await self._while_transferring(uploading)
+            except TaskFailed as error:
+                failure = failure or error.failure
+        return Outcome(exit_code, failure)
+
+    async def _while_transferring(self, transferring: Any) -> None:
+        self._transfer = asyncio.ensure_future(transferring)
+        try:
+            await self._transfer
+        except asyncio.CancelledError:
+            if self.reason is None or not self._transfer.cancelled():
+                self._transfer.cancel()
+                raise
+        except BaseExceptionGroup as group:
+            # The first file that failed speaks for all: the others were cancelled.
+            failed, rest = group.split(TaskFailed)
+            if failed is None or rest is not None:
+                raise
+            raise _first(failed) from None
+        finally:
+            self._transfer = None
+
+    async def _command(self, work: Work, working: Path) -> int:
+        stdout, stderr = work.directory / "stdout.txt", work.directory / "stderr.txt"
+        try:
+            self._child = process.spawn(environment.split(work.command), work.variables, working, stdout, stderr)
+        except process.ProgramNotFound as error:
+            raise TaskFailed(
+                "CommandProgramNotFound", "The specified command program is not found", CommandProgram=str(error)
+            ) from None
+        except (process.LaunchFailed, ValueError) as error:
+            stdout.touch()
+            stderr.touch()
+            raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
+        self._started(self._child)
+        if self.reason is not None:
+            self._child.kill(str(work.directory))
+        return await self._child.wait()
+
+    def ended_failure(self) -> dict[str, Any] | None:
+        """The failureInfo of a run that was ended before its command ran.
+
+        :return: the failure; None where nobody ended it.
+        """
+        return self._failure(None)
+
+    def _failure(self, exit_code: int | None) -> dict[str, Any] | None:
+        if self.reason == "wallclock":
+            return TaskFailed("TaskEnded", "The task was ended: its maximum wall clock time was exceeded.").failure
+        if self.reason is not None:
+            return TaskFailed("TaskEnded", "The task was ended by request.").failure
+        if exit_code:
+            message = "The task exited with an exit code representing a failure"
+            return TaskFailed(
+                "FailureExitCode", message, Message=message, AdditionalErrorCode="FailureExitCode"
+            ).failure
+        return None
+
+
+def _first(group: BaseExceptionGroup[TaskFailed]) -> TaskFailed:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

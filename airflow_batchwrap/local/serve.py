@@ -1,0 +1,111 @@
+"""Run the service in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import errno
+import ipaddress
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from airflow_batchwrap.local.control.world import Config
+from airflow_batchwrap.local.home import Home, HomeError
+from airflow_batchwrap.local.service import create_app
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves the signals to us: its own way ends the process by the signal it got."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches this machine alone.
+
+    :param host: a host name or an IP address.
+    :return: whether it does.
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port.
+
+    :param host: the address.
+    :param port: the port; 0 for a free one.
+    :return: the bound socket.
+    :raises HomeError: it cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise HomeError(
+                f"Port {port} on {host} is taken: stop what has it, or give --port 0 for a free one."
+            ) from None
+        raise HomeError(f"Cannot listen on {host}, port {port}: {error.strerror or error}.") from None
+    return listener
+
+
+def serve(home: Home, listener: socket.socket, host: str, account: str, key: str) -> None:
+    """Serve until SIGTERM or SIGINT; all of the tasks' processes are ended then.
+
+    :param home: the data directory, locked.
+    :param listener: the bound socket.
+    :param host: the address it was bound to.
+    :param account: the account's name.
+    :param key: the account's key in base64.
+    """
+    port = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{port}"
+    names = {shown, "localhost"} if is_loopback(host) else {shown, "localhost", "127.0.0.1", socket.gethostname()}
+    config = Config(
+        data=home.path,
+        account=account,
+        key=base64.b64decode(key),
+        url=url,
+        hosts=frozenset(f"{name}:{port}".lower() for name in names),
+    )
+    app = create_app(config, ready=lambda: home.note(os.getpid(), url, account))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=True,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=30,
+            lifespan="on",
+        )
+    )
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
+        await server.serve(sockets=[listener])
+
+    try:
+        asyncio.run(run())
+    finally:
+        home.forget_note()
+        listener.close()

@@ -1,0 +1,90 @@
+"""The service put together: state, control, API and page in one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from airflow_batchwrap.local.api.app import Api
+from airflow_batchwrap.local.control import recovery
+from airflow_batchwrap.local.control.jobs import Jobs
+from airflow_batchwrap.local.control.nodes import Nodes
+from airflow_batchwrap.local.control.scheduler import Scheduler
+from airflow_batchwrap.local.control.world import Config, World
+from airflow_batchwrap.local.node import process
+from airflow_batchwrap.local.state.store import Store
+
+#: How long a stop waits for killed processes to be gone, in seconds.
+STOP_WAIT = 5.0
+
+_PAGE = """The local Azure Batch service of airflow-batchwrap.
+
+It speaks the Azure Batch REST API, version 2025-06-01, and runs tasks as processes on this machine.
+Point any Batch client at this address, with the account and the key of its data directory.
+"""
+
+
+async def open_world(config: Config) -> World:
+    """Open a data directory and go on from where it stands.
+
+    :param config: how the service was started.
+    :return: the state, alive.
+    """
+    config.nodes.mkdir(parents=True, exist_ok=True)
+    world = World(config, Store(config.data / "state.sqlite"))
+    world.scheduler = Scheduler(world)
+    world.node_control = Nodes(world)
+    world.job_control = Jobs(world)
+    recovery.load(world)
+    await recovery.kill_leftovers(world)
+    await recovery.resume(world)
+    return world
+
+
+async def close_world(world: World) -> None:
+    """End all tasks' processes and keep the state as it is: a restart queues what was running.
+
+    :param world: the state.
+    """
+    world.stopping = True
+    runs = [run for pool in world.pools for node in pool.nodes for run in (*node.runs.values(), node.start_run) if run]
+    runs += [part.run for job in world.jobs for part in job.nodes.values() if part.run]
+    for run in runs:
+        run.stop("discard")
+    await asyncio.to_thread(process.kill_marked, "AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+    waits = [asyncio.ensure_future(run.over.wait()) for run in runs]
+    if waits:
+        await asyncio.wait(waits, timeout=STOP_WAIT)
+    await world.close()
+
+
+def create_app(config: Config, ready: Callable[[], None] = lambda: None) -> Starlette:
+    """The application.
+
+    :param config: how the service is started.
+    :param ready: called once it can answer.
+    :return: the ASGI application.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        world = await open_world(config)
+        app.router.routes.append(Mount("/", app=Api(world)))
+        ready()
+        try:
+            yield
+        finally:
+            await close_world(world)
+
+    async def page(request: Request) -> PlainTextResponse:
+        if request.headers.get("host", "").lower() not in config.hosts:
+            return PlainTextResponse("The Host header does not name this service.\n", status_code=400)
+        return PlainTextResponse(_PAGE)
+
+    return Starlette(routes=[Route("/", page)], lifespan=lifespan)

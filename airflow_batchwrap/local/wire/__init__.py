@@ -1,0 +1,1 @@
+"""What goes over the wire: signatures, errors, schema, filters, routes and formats."""

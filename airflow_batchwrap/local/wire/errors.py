@@ -1,0 +1,101 @@
+"""Every error the service answers with: code, status and text in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_batchwrap.local.wire import times
+
+#: Status and sentence of each documented Batch error code (Learn: "Batch status and error codes").
+CODES: dict[str, tuple[int, str]] = {
+    "AuthenticationFailed": (
+        403,
+        "Server failed to authenticate the request. Check the value of the Authorization header and its signature.",
+    ),
+    "ConditionNotMet": (412, "The condition given by a conditional header is not met."),
+    "FileNotFound": (404, "The file does not exist."),
+    "InvalidHeaderValue": (400, "The value of one of the HTTP headers is not in the correct format."),
+    "InvalidHost": (400, "The Host header does not name this service."),
+    "InvalidPropertyValue": (400, "The value of a property in the request body is not valid."),
+    "InvalidQueryParameterValue": (400, "The value of a query parameter is not valid."),
+    "InvalidRange": (416, "The range is not valid for the current size of the file."),
+    "InvalidRequestBody": (400, "The request body is not valid."),
+    "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
+    "InternalError": (500, "The server met an internal error."),
+    "JobBeingDeleted": (409, "The job is being deleted."),
+    "JobBeingTerminated": (409, "The job is being terminated."),
+    "JobCompleted": (409, "The job is already completed."),
+    "JobDisabled": (409, "The job is already disabled."),
+    "JobExists": (409, "A job of this id exists already."),
+    "JobNotActive": (409, "The job is not active."),
+    "JobNotFound": (404, "The job does not exist."),
+    "JobPreparationTaskNotSpecified": (409, "The job has no job preparation task."),
+    "MissingRequiredProperty": (400, "A required property is missing from the request body."),
+    "MissingRequiredQueryParameter": (400, "A required query parameter is missing."),
+    "NodeNotFound": (404, "The node does not exist."),
+    "NotImplemented": (501, "The local Batch service does not implement this."),
+    "OperationInvalidForCurrentState": (409, "The operation is not valid in the current state."),
+    "OutOfRangeQueryParameterValue": (400, "The value of a query parameter is out of range."),
+    "PoolBeingDeleted": (409, "The pool is being deleted."),
+    "PoolBeingResized": (409, "The pool is being resized."),
+    "PoolExists": (409, "A pool of this id exists already."),
+    "PoolNotFound": (404, "The pool does not exist."),
+    "RequestBodyTooLarge": (413, "The request body is larger than the service takes."),
+    "ServerBusy": (503, "The service is too busy to answer. Try again later."),
+    "TaskCompleted": (409, "The task is already completed."),
+    "TaskExists": (409, "A task of this id exists already in this job."),
+    "TaskFilesUnavailable": (409, "The task has not run yet, or has no files."),
+    "TaskIdSameAsJobPreparationTask": (409, "The id is that of the job preparation task."),
+    "TaskNotCompleted": (409, "The task is not completed."),
+    "TaskNotFound": (404, "The task does not exist."),
+    "TaskSucceeded": (409, "The task has succeeded."),
+    "TaskDependenciesNotSpecifiedOnJob": (400, "The job does not have usesTaskDependencies set."),
+    "UnsupportedHttpVerb": (405, "The resource does not support this HTTP verb."),
+    "UnsupportedQueryParameter": (400, "A query parameter is not supported for this operation."),
+    "UnsupportedRequestVersion": (400, "The api-version is not supported by this service."),
+}
+
+
+class BatchError(Exception):
+    """An answer that is an error.
+
+    :param code: one of `CODES`.
+    :param detail: a sentence to take the place of the code's own.
+    :param values: named values shown beside the message.
+    :param status: an HTTP status other than the code's own (304 for an unmet condition on GET).
+    """
+
+    def __init__(
+        self, code: str, detail: str | None = None, *, values: dict[str, str] | None = None, status: int | None = None
+    ) -> None:
+        self.code = code
+        self.status, sentence = CODES[code]
+        if status is not None:
+            self.status = status
+        self.sentence = detail or sentence
+        self.values = values or {}
+        super().__init__(f"{code}: {self.sentence}")
+
+    def body(self, request_id: str, base_url: str = "") -> dict[str, Any]:
+        """The error as Batch writes it, with the request's id and the time in the message.
+
+        :param request_id: the id given to this request.
+        :param base_url: the service's own address, for the metadata link.
+        :return: the JSON body.
+        """
+        return {
+            "odata.metadata": f"{base_url}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element",
+            **self.inner(request_id),
+        }
+
+    def inner(self, request_id: str) -> dict[str, Any]:
+        """The error as it stands inside another answer (the result of one task of a collection).
+
+        :param request_id: the id given to this request.
+        :return: code, message and values.
+        """
+        text = f"{self.sentence}\nRequestId:{request_id}\nTime:{times.iso7(times.now())}"
+        answer: dict[str, Any] = {"code": self.code, "message": {"lang": "en-US", "value": text}}
+        if self.values:
+            answer["values"] = [{"key": key, "value": value} for key, value in self.values.items()]
+        return answer

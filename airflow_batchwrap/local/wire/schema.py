@@ -1,0 +1,147 @@
+"""The shapes of the API's bodies, read from schema.json, and the check of what a client sends.
+
+schema.json is data: each model's properties with their types, derived from the 2025-06-01 data plane. In a type, ``=X``
+is an enumeration, ``@X`` a model, ``[]`` a list, ``!`` marks a required property and ``~`` one that clients only read;
+``int64`` stands for an integer that goes over the wire as a string.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+
+class Property(NamedTuple):
+    """One property of a model."""
+
+    kind: str
+    name: str
+    many: bool
+    required: bool
+    read_only: bool
+
+
+def _property(text: str) -> Property:
+    read_only, text = text.endswith("~"), text.rstrip("~")
+    required, text = text.endswith("!"), text.rstrip("!")
+    many, text = text.endswith("[]"), text.removesuffix("[]")
+    kind, name = (text[0], text[1:]) if text[0] in "=@" else (text, "")
+    return Property(kind, name, many, required, read_only)
+
+
+_RAW = json.loads((Path(__file__).parent / "schema.json").read_text())
+API_VERSION: str = _RAW["api_version"]
+MODELS: dict[str, dict[str, Property]] = {
+    model: {name: _property(text) for name, text in properties.items()} for model, properties in _RAW["models"].items()
+}
+#: Values of the enumerations by their lower-case form: Batch does not mind the case of what it is sent.
+ENUMS: dict[str, dict[str, str]] = {
+    name: {value.lower(): value for value in values} for name, values in _RAW["enums"].items()
+}
+
+
+def check(model: str, body: Any, path: str = "") -> dict[str, Any]:
+    """Check a body against a model, with numbers and enumerations brought to their usual form.
+
+    :param model: the model's name.
+    :param body: the parsed JSON.
+    :param path: where in the request it stands, for the message.
+    :return: the body to keep; null properties are left out, as if they had not been sent.
+    :raises BatchError: a property is unknown, missing or of the wrong type.
+    """
+    if not isinstance(body, dict):
+        raise BatchError("InvalidRequestBody", f"{path or 'The request body'} must be a JSON object.")
+    properties = MODELS[model]
+    kept: dict[str, Any] = {}
+    for name, value in body.items():
+        if name.startswith("odata.") or name == "@odata.type":
+            continue
+        known = properties.get(name)
+        where = f"{path}.{name}" if path else name
+        if known is None:
+            raise BatchError("InvalidRequestBody", f"The property {where} does not exist.", values={"Name": where})
+        if value is None or known.read_only:
+            continue
+        if not known.many:
+            kept[name] = _value(known, value, where)
+        elif isinstance(value, list):
+            kept[name] = [_value(known, item, f"{where}[{index}]") for index, item in enumerate(value)]
+        else:
+            raise _wrong(where, "a list")
+    for name, known in properties.items():
+        if known.required and not known.read_only and name not in kept:
+            where = f"{path}.{name}" if path else name
+            raise BatchError(
+                "MissingRequiredProperty", f"The required property {where} is missing.", values={"Name": where}
+            )
+    return kept
+
+
+def _wrong(where: str, wanted: str) -> BatchError:
+    return BatchError("InvalidRequestBody", f"The property {where} must be {wanted}.", values={"Name": where})
+
+
+def _value(known: Property, value: Any, where: str) -> Any:
+    kind = known.kind
+    if kind == "@":
+        return check(known.name, value, where)
+    if kind == "str":
+        if not isinstance(value, str):
+            raise _wrong(where, "a string")
+        return value
+    if kind in ("int", "int64"):
+        return _integer(value, where)
+    if kind == "=":
+        return _enumerated(known.name, value, where)
+    return _other(kind, value, where)
+
+
+def _integer(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str | float):
+        raise _wrong(where, "an integer")
+    try:
+        number = int(value)
+    except ValueError:
+        raise _wrong(where, "an integer") from None
+    if isinstance(value, float) and number != value:
+        raise _wrong(where, "an integer")
+    return number
+
+
+def _enumerated(name: str, value: Any, where: str) -> str:
+    values = ENUMS[name]
+    found = values.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        allowed = ", ".join(values.values())
+        raise BatchError(
+            "InvalidPropertyValue", f"The property {where} must be one of {allowed}.", values={"Name": where}
+        )
+    return found
+
+
+def _other(kind: str, value: Any, where: str) -> Any:
+    if kind == "bool":
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if not isinstance(value, bool):
+            raise _wrong(where, "true or false")
+    elif kind == "float":
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(where, "a number")
+    elif kind == "dict":
+        if not isinstance(value, dict):
+            raise _wrong(where, "an object")
+    else:
+        parse = times.parse_duration if kind == "duration" else times.parse_iso
+        try:
+            parse(value)
+        except (TypeError, ValueError):
+            wanted = "an ISO 8601 " + ("duration" if kind == "duration" else "time")
+            raise BatchError(
+                "InvalidPropertyValue", f"The property {where} must be {wanted}.", values={"Name": where}
+            ) from None
+    return value

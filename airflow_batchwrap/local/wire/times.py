@@ -1,0 +1,88 @@
+"""Times, durations and entity tags as Batch writes them."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from email.utils import formatdate
+
+#: What Batch shows where no time limit was given: the longest .NET time span (seen in recorded answers).
+FOREVER = "P10675199DT2H48M5.4775807S"
+
+_DURATION = re.compile(
+    r"^P(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
+    r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?$"
+)
+_SECONDS = {"years": 31_536_000, "months": 2_592_000, "weeks": 604_800, "days": 86_400, "hours": 3_600, "minutes": 60}
+
+
+def now() -> float:
+    """The current time.
+
+    :return: seconds since the epoch.
+    """
+    return time.time()
+
+
+def iso(moment: float) -> str:
+    """A time as it stands in an entity.
+
+    :param moment: seconds since the epoch.
+    :return: ISO 8601 in UTC with microseconds.
+    """
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def iso7(moment: float) -> str:
+    """A time as it stands in an error's message, with seven fractional digits.
+
+    :param moment: seconds since the epoch.
+    :return: ISO 8601 in UTC.
+    """
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
+
+
+def http_date(moment: float) -> str:
+    """A time as it stands in an HTTP header.
+
+    :param moment: seconds since the epoch.
+    :return: such as ``Sun, 22 Nov 2026 10:00:00 GMT``.
+    """
+    return formatdate(moment, usegmt=True)
+
+
+def parse_iso(text: str) -> float:
+    """Read an ISO 8601 time; one without a zone is UTC, digits beyond microseconds are dropped.
+
+    :param text: the time.
+    :return: seconds since the epoch.
+    :raises ValueError: it is no time.
+    """
+    shortened = re.sub(r"(\.\d{6})\d+", r"\1", text.strip())
+    moment = datetime.fromisoformat(shortened)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def parse_duration(text: str) -> float:
+    """Read an ISO 8601 duration.
+
+    :param text: such as ``PT15M``.
+    :return: seconds.
+    :raises ValueError: it is no duration.
+    """
+    match = _DURATION.match(text)
+    if match is None or text in ("P", "PT") or text.endswith("T"):
+        raise ValueError(f"{text!r} is no ISO 8601 duration")
+    parts = match.groupdict()
+    return float(parts["seconds"] or 0) + sum(int(parts[unit] or 0) * size for unit, size in _SECONDS.items())
+
+
+def etag(modified: float, revision: int) -> str:
+    """An entity tag in the form Batch uses: ``0x8D`` and hexadecimal digits, without quotes.
+
+    :param modified: when the entity was last changed by a client, seconds since the epoch.
+    :param revision: how often it was changed.
+    :return: the tag.
+    """
+    return f"0x8D{(int(modified * 1e6) << 4 | revision & 0xF) & 0xFFFFFFFFFFFF:012X}"
