@@ -185,7 +185,7 @@ class Call:
         kind = type(entity).__name__.lower()
         return Reply(
             {"odata.metadata": f"{self.base}/$metadata#{kind}s/@Element", **body},
-            {"ETag": entity.etag, "Last-Modified": times.httpmoment(entity.modified)},
+            {"ETag": entity.etag, "Last-Modified": times.http_date(entity.modified)},
         )
 
     async def accept(self, entity: Entity, url: str = "") -> Reply:
@@ -196,7 +196,7 @@ class Call:
         :return: the answer.
         """
         await self.world.store.commit()
-        headers = {"ETag": entity.etag, "Last-Modified": times.httpmoment(entity.modified)}
+        headers = {"ETag": entity.etag, "Last-Modified": times.http_date(entity.modified)}
         if url:
             headers["DataServiceId"] = url
             if self.operation.status == 201:

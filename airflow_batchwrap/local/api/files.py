@@ -130,6 +130,8 @@ def _walk(root: Path, below: str, recursive: bool) -> Iterator[tuple[str, Path]]
     try:
         entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
     except OSError:
+        if not below:
+            raise BatchError("FileNotFound", "The directory is gone.") from None
         return
     for entry in entries:
         name = f"{below}/{entry.name}" if below else entry.name
@@ -143,8 +145,6 @@ def _walk(root: Path, below: str, recursive: bool) -> Iterator[tuple[str, Path]]
 
 async def _list(call: Call, root: Path, url: str) -> Reply:
     recursive = call.query.get("recursive", "false").lower() == "true"
-    if not os.path.isdir(root):  # noqa: PTH112 - quick, and Path.is_dir is no better in a coroutine
-        raise BatchError("FileNotFound", "The directory is gone.")
     found = [_File(uid, name, path) for uid, (name, path) in enumerate(_walk(root, "", recursive), 1)]
 
     def view(file: _File, _: frozenset[str] | None) -> dict[str, Any]:
