@@ -34,7 +34,7 @@ class ChosenFiles:
         :raises FileNotFoundError: there is nothing of that name now.
         :raises ValueError: it leads out of the working directory, through a link, or is the engine's own.
         """
-        given = os.fspath(path)
+        given = os.fsdecode(path)
         name = self._contained(given)
         full = os.path.join(self._work, name)
         if not os.path.lexists(full):
@@ -72,10 +72,16 @@ class ChosenFiles:
         staged = []
         target = Path(self._work, OUT_DIR, FILES_DIR)
         for name, stored in sorted(stored_names(found).items()):
-            source, copy = Path(self._work, name), target / stored
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            _place(source, copy)
-            size, sha256 = digest(copy)
+            copy = target / stored
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                _place(Path(self._work, name), copy)
+                size, sha256 = digest(copy)
+            except OSError as error:  # unreadable, or a disk that is full
+                if strict:
+                    raise
+                say(f"not uploaded: {error}")  # what ended the step is worth more than this
+                continue
             staged.append(ResultFile(path=name, stored=stored, size=size, sha256=sha256))
         return staged
 

@@ -25,6 +25,10 @@ _REMEDIES = {
     "frozenset": "return sorted(value)",
     "PosixPath": "return str(value)",
     "ndarray": "return value.tolist()",
+    "int64": "return value.item()",
+    "int32": "return value.item()",
+    "float32": "return value.item()",
+    "bool_": "return value.item()",
     "DataFrame": "write it to a file and call engine.add_file_to_upload(path)",
     "generator": "return list(value)",
 }

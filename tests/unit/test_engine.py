@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -495,66 +494,3 @@ def test_files_chosen_before_a_failure_are_kept(here: Node) -> None:
     ended = here.step(source)
     assert ended.exit_code == protocol.EXIT_STEP_RAISED
     assert [file.path for file in ended.result.files] == ["log"]
-
-
-# Java, and Pythons that are too old
-
-
-@pytest.fixture(scope="module")
-def jar(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    for program in ("java", "javac", "jar"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not on PATH")
-    folder = tmp_path_factory.mktemp("java")
-    (folder / "Say.java").write_text(
-        'public class Say { public static void main(String[] a) { System.err.println("err");'
-        " for (String s : a) System.out.println(s); System.exit(a.length > 2 ? 9 : 0); } }"
-    )
-    for command in (["javac", "Say.java"], ["jar", "cfe", "say.jar", "Say", "Say.class"]):
-        subprocess.run(command, cwd=folder, check=True, timeout=60)
-    return (folder / "say.jar").read_bytes()
-
-
-@pytest.mark.parametrize("place", ["steps", "inputs"])
-def test_a_jar_beside_the_step_or_among_the_inputs(here: Node, jar: bytes, inputs: Path, place: str) -> None:
-    (here.base / "steps").mkdir()
-    (here.base / place / "say.jar").write_bytes(jar)
-    names = ["say.jar"] if place == "inputs" else []
-    call = {"inputs": names, "inputs_dir": "../inputs" if names else ""}
-    ended = here.step("def do_action(engine):\n    return engine.java_runner(*['say.jar', 'a b', 2])", **call)
-    assert ended.result.value == ["a b", "2", "err"]
-    failed = here.step("def do_action(engine):\n    engine.javaRunner('say.jar', 1, 2, 3)", **call)
-    assert failed.exit_code == protocol.EXIT_STEP_RAISED
-    assert "exit code 9" in failed.error.message
-    assert failed.error.message.endswith("err")
-
-
-def test_a_jar_or_java_that_is_missing(here: Node, tmp_path: Path) -> None:
-    ended = here.step("def do_action(engine):\n    engine.java_runner('pi.jar')")
-    assert "there is no jar 'pi.jar'" in ended.error.message
-    (here.base / "steps" / "pi.jar").touch()
-    here.env = {"PATH": str(tmp_path)}
-    ended = here.step("def do_action(engine):\n    engine.java_runner('pi.jar')")
-    assert "no java on this node's PATH: install one with the pool's start task" in ended.error.message
-
-
-@pytest.mark.parametrize("version", ["3.6", "3.7"])
-def test_an_old_python_says_that_it_is_too_old(tmp_path: Path, version: str, old_python: Callable[[str], str]) -> None:
-    old = Node(old_python(version), tmp_path)
-    old.write("1_step.py", "def do_action(engine): pass")
-    ended = old.run(protocol.Call("1_step.py"))
-    assert ended.exit_code == protocol.EXIT_ENGINE_FAILED
-    assert f"Python {version}, and steps need Python 3.8 or newer" in ended.stderr
-
-
-@pytest.fixture
-def old_python() -> Callable[[str], str]:
-    def find(version: str) -> str:
-        found = shutil.which(f"python{version}")
-        if found is not None:
-            probe = subprocess.run([found, "-c", ""], capture_output=True, timeout=DEADLINE, check=False)
-            if probe.returncode == 0:
-                return found
-        pytest.skip(f"no working python{version} on PATH")
-
-    return find
