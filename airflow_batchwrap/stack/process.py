@@ -91,9 +91,14 @@ def ended(pid: int) -> bool:
     :param pid: its number.
     :return: True once it runs no more.
     """
-    with contextlib.suppress(ChildProcessError):
+    try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return ProcessId.of(pid) is None
+    except ChildProcessError:
+        # Nobody's, or another's child. A zombie has ended; collecting it is its parent's affair.
+        try:
+            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
 
 
 def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
@@ -180,14 +185,8 @@ def _wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> lis
 
 
 def _runs(process: psutil.Process) -> bool:
-    try:
-        running = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        running = False
-    # One that ended is collected where it was a child of this process; elsewhere a zombie is its parent's affair.
-    if not running:
-        ended(process.pid)
-    return running
+    # is_running() is False for a later process with the same number.
+    return process.is_running() and not ended(process.pid)
 
 
 def tail(log: Path, lines: int = 20) -> str:
