@@ -1,0 +1,75 @@
+"""Every example DAG runs, to its end, against Azurite and the local service."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "dags"
+
+
+def left_on(hook: BatchWrapHook) -> list[str]:
+    """Return the pools and jobs of the account that nobody has asked to delete."""
+    pools = [pool.id for pool in hook.batch.list_pools(filter="state eq 'active'")]
+    return pools + [job.id for job in hook.batch.list_jobs(filter="state eq 'active'")]
+
+
+def test_quickstart(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+    run = run_example("quickstart")
+    assert run.state == "success", run.log[-4000:]
+    assert set(run.states.values()) == {"success"}
+    final = run.xcoms["sensors.3_report"]
+    assert final["steadiest"] == "cellar"
+    assert final["ranking"] == ["cellar", "north", "south"]
+    fetched = {file["path"].rpartition("/")[2]: file for file in run.xcoms["sensors.fetch_results"]}
+    assert set(fetched) == {"clean.csv", "report.json"}
+    for file in fetched.values():
+        content = Path(file["path"]).read_bytes()
+        assert len(content) == file["size"]
+        assert hashlib.sha256(content).hexdigest() == file["sha256"]
+    assert run.batch["sensors.1_extract"]["exit_code"] == 0
+    assert run.xcoms["sensors.clean_up"]["pool_id"] == run.xcoms["sensors.create_pool"]["pool_id"]
+    assert left_on(hook) == []
+    workspace = run.xcoms["sensors.create_pool"]
+    assert "sig=" not in str(workspace)
+
+
+@pytest.mark.skipif(not shutil.which("javac"), reason="there is no javac on PATH to build the example's jar with")
+def test_java_pi(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+    run = run_example("java_pi", {"points": 50_000})
+    assert run.state == "success", run.log[-4000:]
+    assert run.xcoms["pi.2_compare"]["points"] == 50_000
+    assert run.xcoms["pi.2_compare"]["error"] < 0.05
+    assert left_on(hook) == []
+
+
+def test_reuse_pool(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+    run = run_example("reuse_pool")
+    assert run.state == "success", run.log[-4000:]
+    monday, tuesday = run.xcoms["monday.2_longest"], run.xcoms["tuesday.2_longest"]
+    assert (monday["longest"], tuesday["longest"]) == ("morning", "teapot")
+    # The same node: the pool was taken over and not started anew.
+    assert monday["node"] == tuesday["node"]
+    assert left_on(hook) == []
+
+
+def test_manifest(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+    run = run_example("manifest")
+    assert run.state == "success", run.log[-4000:]
+    assert [run.xcoms[f"run[{index}]"] for index in range(3)] == [{"odd.txt": 6}, {"even.txt": 5}, "QUITE LOUD"]
+    names = [name for name in hook.list_blobs("word-counts", "") if name.endswith("/words.txt")]
+    assert len(names) == 2
+    assert left_on(hook) == []
+
+
+def test_every_example_is_tested() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir() and not path.name.startswith("__")} <= tested
