@@ -69,7 +69,7 @@ class SetUpOperator(JobOperator):
                 self._defer(workspace, deadline)
             if verdict is None:
                 verdict = judge_pool(self.hook.view_pool(pool_id), self.nodes_needed())
-            return self._settle(workspace, verdict)
+            return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
             self._undo(workspace)
             raise
@@ -82,7 +82,8 @@ class SetUpOperator(JobOperator):
         try:
             if error := event.get("error"):
                 raise PoolError(error)
-            return self._settle(workspace, Verdict(**event["verdict"]) if event.get("verdict") else None)
+            verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
+            return self._settle(context, workspace, verdict)
         except Exception:
             self._undo(workspace)
             raise
@@ -124,12 +125,15 @@ class SetUpOperator(JobOperator):
         timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
         self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
-    def _settle(self, workspace: Workspace, verdict: Verdict | None) -> dict[str, Any]:
+    def _settle(self, context: Context, workspace: Workspace, verdict: Verdict | None) -> dict[str, Any]:
         """Return the workspace of a pool that is ready.
 
         :raises PoolError: it is not.
         """
         if verdict is not None and verdict.answer == "ready":
+            # So that `create.output["pool_id"]` names the pool for another workflow.
+            context["ti"].xcom_push(key="pool_id", value=workspace.pool_id)
+            context["ti"].xcom_push(key="job_id", value=workspace.job_id)
             return workspace.to_xcom()
         if verdict is None or verdict.answer == "wait":
             told = self.hook.view_pool(workspace.pool_id).progress()
