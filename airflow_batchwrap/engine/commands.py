@@ -12,7 +12,7 @@ import sys
 import threading
 from dataclasses import dataclass
 from types import FrameType
-from typing import IO, Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import IO, Dict, List, Mapping, Optional, Sequence, Union
 
 from .errors import CommandFailed
 
@@ -64,8 +64,18 @@ def run(
         raise ValueError("engine.run() was given an empty command: give the program and its arguments")
     environment: Dict[str, str] = {**os.environ, **(env or {})}
     data = input.encode("utf-8") if isinstance(input, str) else input
+    guard = _Guard()
+    with guard:
+        process = _start(words, cwd, environment, data)
+        guard.watch(process)
+        return _finish(process, words, data, timeout, check, echo)
+
+
+def _start(
+    words: List[str], cwd: Optional[Union[str, os.PathLike[str]]], environment: Dict[str, str], data: Optional[bytes]
+) -> subprocess.Popen[bytes]:
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             words,
             cwd=cwd,
             env=environment,
@@ -85,7 +95,6 @@ def run(
         ) from error
     except PermissionError as error:
         raise CommandFailed(f"{words[0]!r} may not be executed: set its mode with chmod +x", 126) from error
-    return _finish(process, words, data, timeout, check, echo)
 
 
 def _finish(
@@ -104,21 +113,20 @@ def _finish(
     if data is not None:
         threads.append(threading.Thread(target=_feed, args=(process.stdin, data), daemon=True))
     timed_out = False
-    with _EndsWith(process):
-        for thread in threads:
-            thread.start()
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-            process.kill()
-            process.wait()
-        except BaseException:  # ctrl-C: what this step started does not outlive it
-            process.kill()
-            process.wait()
-            raise
-        for thread in threads:
-            thread.join(_PIPE_GRACE)
+    for thread in threads:
+        thread.start()
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        process.kill()
+        process.wait()
+    except BaseException:  # ctrl-C: what this step started does not outlive it
+        process.kill()
+        process.wait()
+        raise
+    for thread in threads:
+        thread.join(_PIPE_GRACE)
     done = Completed(words, process.returncode, "".join(outs["stdout"]), "".join(outs["stderr"]))
     shown = " ".join(shlex.quote(word) for word in words)[:500]
     tail = "\n".join(split_lines(done.stderr)[-TAIL_LINES:])[-4096:]
@@ -180,28 +188,40 @@ def _feed(pipe: Optional[IO[bytes]], data: bytes) -> None:
         pipe.close()
 
 
-class _EndsWith:
-    """While a program runs, SIGTERM to the step ends the program too.
+class _Guard:
+    """While a program starts and runs, SIGTERM to the step ends the program too.
 
     Outside of it SIGTERM keeps the system's own action, which is prompt even in the middle of a long computation.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process = process
+    def __init__(self) -> None:
+        # Python lets the main thread alone have handlers.
         self._mine = threading.current_thread() is threading.main_thread()
-        self._before: Any = None
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        self._asked = False
 
     def __enter__(self) -> None:
-        if self._mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._before = signal.signal(signal.SIGTERM, self._terminate)
-        else:
-            self._mine = False  # the step has a handler of its own: it knows better
+        # A step that has a handler of its own knows better.
+        self._mine = self._mine and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if self._mine:
+            signal.signal(signal.SIGTERM, self._terminate)
 
     def __exit__(self, *exc: object) -> None:
         if self._mine:
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self._asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """From now on this is the program; a signal that came while it was being started is acted on now."""
+        self._process = process
+        if self._asked:
+            self._terminate(signal.SIGTERM, None)
 
     def _terminate(self, number: int, frame: Optional[FrameType]) -> None:
+        self._asked = True
+        if self._process is None:  # it may have been started and not be known yet: watch() follows
+            return
         if self._process.poll() is None:
             self._process.terminate()
         signal.signal(number, signal.SIG_DFL)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_batchwrap.engine.protocol import CALL_FILE
 from airflow_batchwrap.engine_run import RunReport, StepReport, run_workflow
 from airflow_batchwrap.exceptions import ConfigError, StepFailed
 
@@ -62,6 +63,12 @@ def test_values_pass_through_stages_and_files_are_collected(steps: Path, tmp_pat
     assert run(steps, "input.txt", 1, inputs=[tmp_path / "input.txt"], params={"more": 4}).value == "end"
     assert report.files[0].read_text() == "3"
     assert (tmp_path / "input.txt").read_text() == "three words here"
+
+
+def test_a_large_call_comes_as_a_file(steps: Path, tmp_path: Path) -> None:
+    write(steps, "1_a.py", "def do_action(engine, text):\n    return len(text)")
+    assert run(steps, "x" * 200_000).value == 200_000
+    assert (tmp_path / "work" / "steps" / "1_a" / "wd" / CALL_FILE).stat().st_size > 200_000
 
 
 def test_a_last_stage_of_several_steps_gives_a_list(steps: Path) -> None:
