@@ -85,6 +85,17 @@ RunFile = Callable[..., Run]
 
 
 @pytest.fixture
+def left_behind(hook: BatchWrapHook) -> Callable[[], list[str]]:
+    """Return the pools and jobs of the account that nobody has asked to delete."""
+
+    def look() -> list[str]:
+        pools = [pool.id for pool in hook.batch.list_pools(filter="state eq 'active'")]
+        return pools + [job.id for job in hook.batch.list_jobs(filter="state eq 'active'")]
+
+    return look
+
+
+@pytest.fixture
 def run_file(connections: None, capfd: pytest.CaptureFixture[str]) -> RunFile:
     """Run the one DAG of a file in the DAGs folder, to its end."""
 

@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).resolve().parents[3] / "dags"
 
 
-def left_on(hook: BatchWrapHook) -> list[str]:
-    """Return the pools and jobs of the account that nobody has asked to delete."""
-    pools = [pool.id for pool in hook.batch.list_pools(filter="state eq 'active'")]
-    return pools + [job.id for job in hook.batch.list_jobs(filter="state eq 'active'")]
-
-
-def test_quickstart(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+def test_quickstart(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
     run = run_example("quickstart")
     assert run.state == "success", run.log[-4000:]
     assert set(run.states.values()) == {"success"}
@@ -37,37 +31,37 @@ def test_quickstart(run_example: Callable[..., Any], hook: BatchWrapHook) -> Non
         assert hashlib.sha256(content).hexdigest() == file["sha256"]
     assert run.batch["sensors.1_extract"]["exit_code"] == 0
     assert run.xcoms["sensors.clean_up"]["pool_id"] == run.xcoms["sensors.create_pool"]["pool_id"]
-    assert left_on(hook) == []
+    assert left_behind() == []
     workspace = run.xcoms["sensors.create_pool"]
     assert "sig=" not in str(workspace)
 
 
 @pytest.mark.skipif(not shutil.which("javac"), reason="there is no javac on PATH to build the example's jar with")
-def test_java_pi(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+def test_java_pi(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
     run = run_example("java_pi", {"points": 50_000})
     assert run.state == "success", run.log[-4000:]
     assert run.xcoms["pi.2_compare"]["points"] == 50_000
     assert run.xcoms["pi.2_compare"]["error"] < 0.05
-    assert left_on(hook) == []
+    assert left_behind() == []
 
 
-def test_reuse_pool(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+def test_reuse_pool(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
     run = run_example("reuse_pool")
     assert run.state == "success", run.log[-4000:]
     monday, tuesday = run.xcoms["monday.2_longest"], run.xcoms["tuesday.2_longest"]
     assert (monday["longest"], tuesday["longest"]) == ("morning", "teapot")
     # The same node: the pool was taken over and not started anew.
     assert monday["node"] == tuesday["node"]
-    assert left_on(hook) == []
+    assert left_behind() == []
 
 
-def test_manifest(run_example: Callable[..., Any], hook: BatchWrapHook) -> None:
+def test_manifest(run_example: Callable[..., Any], left_behind: Callable[[], list[str]], hook: BatchWrapHook) -> None:
     run = run_example("manifest")
     assert run.state == "success", run.log[-4000:]
     assert [run.xcoms[f"run[{index}]"] for index in range(3)] == [{"odd.txt": 6}, {"even.txt": 5}, "QUITE LOUD"]
     names = [name for name in hook.list_blobs("word-counts", "") if name.endswith("/words.txt")]
     assert len(names) == 2
-    assert left_on(hook) == []
+    assert left_behind() == []
 
 
 def test_every_example_is_tested() -> None:
