@@ -93,7 +93,8 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
             server_header=False,
             date_header=True,
             timeout_graceful_shutdown=1,
-            timeout_keep_alive=30,
+            # Longer than clients keep a connection: one that meets our closing of it fails.
+            timeout_keep_alive=120,
             lifespan="on",
         )
     )

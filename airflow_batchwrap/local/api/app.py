@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: The largest request body, in bytes (azure-notes.md: 1 MiB).
 BODY_LIMIT = 1024 * 1024
+#: Up to here a body that is too large is read and dropped, so that its sender gets to see the answer.
+DRAINED = 16 * 1024 * 1024
 
 _JSON = b"application/json; odata=minimalmetadata"
 #: Query options every operation takes, in lower case.
@@ -104,7 +106,7 @@ def _options(operation: routes.Operation, query: dict[str, str]) -> None:
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes:
     declared = headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > BODY_LIMIT:
+    if declared.isdecimal() and int(declared) > DRAINED:
         raise BatchError("RequestBodyTooLarge", values={"MaxLimit": str(BODY_LIMIT)})
     chunks: list[bytes] = []
     size = 0
@@ -115,7 +117,10 @@ async def _body(headers: dict[str, str], receive: Receive) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > BODY_LIMIT:
-            raise BatchError("RequestBodyTooLarge", values={"MaxLimit": str(BODY_LIMIT)})
+            chunks.clear()
+            if size > DRAINED or not message.get("more_body"):
+                raise BatchError("RequestBodyTooLarge", values={"MaxLimit": str(BODY_LIMIT)})
+            continue
         chunks.append(chunk)
         if not message.get("more_body"):
             return b"".join(chunks)

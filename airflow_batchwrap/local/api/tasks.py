@@ -47,7 +47,7 @@ def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
         raise BatchError("TaskExists")
     for kind in ("jobPreparationTask", "jobReleaseTask"):
         if kind in job.body and job.body[kind]["id"].lower() == name.lower():
-            raise BatchError("TaskIdSameAsJobPreparationTask")
+            raise BatchError(f"TaskIdSameAs{kind[0].upper()}{kind[1:]}")
     world = call.world
     kept = json.dumps(body, separators=(",", ":")).encode()
     task = Task(world.store.next_uid(), name, job, kept, slots=body["requiredSlots"])

@@ -25,6 +25,7 @@ class Nodes:
     def __init__(self, world: World) -> None:
         self._world = world
         self._stop: dict[str, asyncio.Event] = {}
+        self._leavings: dict[Node, asyncio.Task[None]] = {}
 
     def resize(self, pool: Pool, dedicated: int, low_priority: int, option: str = "requeue") -> None:
         """Begin to bring a pool to other targets.
@@ -46,6 +47,7 @@ class Nodes:
         :param pool: the pool, whose allocation is not steady.
         :param option: what becomes of tasks on nodes that go.
         """
+        self._stop[pool.id] = asyncio.Event()
         self._world.spawn(self._allocate(pool, option))
 
     def remove(self, pool: Pool, nodes: list[Node], option: str = "requeue") -> None:
@@ -61,6 +63,7 @@ class Nodes:
         self._world.store.touch(pool)
         for node in nodes:
             node.draining = True
+        self._stop[pool.id] = asyncio.Event()
         self._world.spawn(self._allocate(pool, option, nodes))
 
     def stop_resize(self, pool: Pool) -> None:
@@ -82,13 +85,13 @@ class Nodes:
         self._world.spawn(self._delete(pool))
 
     async def _delete(self, pool: Pool) -> None:
-        await asyncio.gather(*(self._leave(node, "requeue") for node in pool.nodes))
+        await asyncio.gather(*(self._leaving(node, "requeue") for node in pool.nodes))
         self._world.pools.remove(pool)
         self._world.store.drop(pool.uid)
         self._stop.pop(pool.id, None)
 
     async def _allocate(self, pool: Pool, option: str, leaving: Iterable[Node] = ()) -> None:
-        stop = self._stop[pool.id] = asyncio.Event()
+        stop = self._stop[pool.id]
         leaving = list(leaving) or self._surplus(pool)
         for node in leaving:
             node.draining = True
@@ -96,7 +99,7 @@ class Nodes:
             present = sum(node.dedicated == dedicated for node in pool.nodes)
             for _ in range(target - present):
                 self._world.spawn(self.boot(self._create(pool, dedicated)))
-        leavings = [self._world.spawn(self._leave(node, option)) for node in leaving]
+        leavings = [self._leaving(node, option) for node in leaving]
         stopped = asyncio.ensure_future(stop.wait())
         while leavings and not stop.is_set():
             _, pending = await asyncio.wait([*leavings, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -105,10 +108,10 @@ class Nodes:
         if pool.state == "deleting":
             return
         if stop.is_set():
-            for task in leavings:
-                task.cancel()
             for node in leaving:
-                if node.state != "leavingpool":
+                # One that waits for its tasks stays; one that is on its way out goes.
+                if node.state != "leavingpool" and (waiting := self._leavings.pop(node, None)):
+                    waiting.cancel()
                     node.draining = False
             pool.target_dedicated = sum(node.dedicated for node in pool.nodes)
             pool.target_low_priority = len(pool.nodes) - pool.target_dedicated
@@ -139,6 +142,8 @@ class Nodes:
 
         :param node: the node, creating, rebooting, reimaging or starting.
         """
+        if node.state == "leavingpool" or self._world.stopping:
+            return
         if node.state != "starting":
             node.move("starting")
         node.booted = times.now()
@@ -181,6 +186,16 @@ class Nodes:
         finish(execution, outcome)
         self._world.store.touch(node)
 
+    def _leaving(self, node: Node, option: str) -> asyncio.Task[None]:
+        under_way = self._leavings.get(node)
+        if under_way is None:
+            under_way = self._leavings[node] = self._world.spawn(self._leave(node, option))
+        elif option == "requeue":
+            # Its tasks were to be waited for, and no longer are: the pool is being deleted.
+            for run in node.runs.values():
+                run.stop("requeue")
+        return under_way
+
     async def _leave(self, node: Node, option: str) -> None:
         node.draining = True
         if option not in ("taskcompletion", "retaineddata"):
@@ -202,3 +217,4 @@ class Nodes:
             await asyncio.to_thread(shutil.rmtree, root)
         node.pool.nodes.remove(node)
         self._world.store.drop(node.uid)
+        self._leavings.pop(node, None)

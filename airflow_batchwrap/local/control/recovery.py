@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from pathlib import Path
 
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import process
@@ -81,6 +82,7 @@ async def resume(world: World) -> None:
         for part in job.nodes.values():
             _reboot(part)
             world.store.touch(part)
+    await asyncio.to_thread(_sweep, world.config.nodes, {node.id for pool in world.pools for node in pool.nodes})
     for pool in world.pools:
         for node in pool.nodes:
             if node.state == "leavingpool":
@@ -105,6 +107,12 @@ async def resume(world: World) -> None:
             job.move("active")
         world.job_control.watch(job)
         world.store.touch(job)
+
+
+def _sweep(nodes: Path, known: set[str]) -> None:
+    for directory in nodes.iterdir():
+        if directory.name not in known:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _queue(task: Task) -> None:

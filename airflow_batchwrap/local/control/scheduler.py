@@ -102,7 +102,8 @@ class Scheduler:
     async def _run(self, task: Task, node: Node, run: Run, part: NodeJob | None) -> None:
         outcome: Outcome | None = None
         if part is not None:
-            if part.run is None and not part.prepared and not part.barred:
+            if part.done.is_set() and not part.prepared and not part.barred:
+                part.done.clear()
                 self._world.spawn(self._prepare(part, node))
             if task.state == "preparing":
                 await _either(part.done, run.stopped)
@@ -134,7 +135,7 @@ class Scheduler:
             task.requeues += 1
             task.last_requeue = times.now()
             self._again(task)
-        elif run.reason == "recover" or (outcome is None and run.reason is None):
+        elif outcome is None and run.reason is None:
             # The preparation failed, or never ended: the task waits for another node (azure-notes.md, trap 1).
             self._again(task)
         elif outcome is None and task.job.state != "active":
@@ -204,7 +205,7 @@ class Scheduler:
         body = part.job.body["jobPreparationTask"]
         limit = body["constraints"]["maxTaskRetryCount"]
         execution = part.prepare = Execution(times.now())
-        part.done.clear()
+        part.stale = False
         while True:
             part.run = Run(
                 self.job_work(part.job, node, body, body["constraints"]["maxWallClockTime"]), self._world.blobs

@@ -33,6 +33,7 @@ class Child:
         self._done: asyncio.Future[int] = self._loop.create_future()
         self.pid = popen.pid
         self.mark = start_mark(popen.pid)
+        self._killing: asyncio.Future[None] | None = None
         self._pidfd = -1
         if hasattr(os, "pidfd_open"):
             self._pidfd = os.pidfd_open(popen.pid)
@@ -53,10 +54,16 @@ class Child:
 
         :param marker: the value of AZ_BATCH_TASK_DIR by which the command's processes are known.
         """
-        if self._done.done():
-            return
-        kill_tree(self.pid)
-        kill_marked("AZ_BATCH_TASK_DIR", marker)
+        if not self._done.done() and self._killing is None:
+            self._killing = asyncio.ensure_future(self._kill(marker))
+
+    async def _kill(self, marker: str) -> None:
+        # Looking through the machine's processes takes some milliseconds, which the loop does not have.
+        found = await asyncio.to_thread(descendants, self.pid)
+        if not self._done.done():
+            kill_group(self.pid)
+        kill_all(found)
+        await asyncio.to_thread(kill_marked, "AZ_BATCH_TASK_DIR", marker)
 
     def _readable(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -136,11 +143,28 @@ def kill_tree(pid: int) -> None:
 
     :param pid: the leader.
     """
-    descendants: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        descendants = psutil.Process(pid).children(recursive=True)
+    found = descendants(pid)
     kill_group(pid)
-    for process in descendants:
+    kill_all(found)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """The processes a process has started, and those they have.
+
+    :param pid: the process id.
+    :return: them; none where the process is gone.
+    """
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """Kill processes; each is known by its id and start time, so that no other is hit.
+
+    :param processes: the processes.
+    """
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
 

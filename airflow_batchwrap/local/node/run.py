@@ -110,6 +110,10 @@ class Run:
             timer = asyncio.get_running_loop().call_later(work.wall_clock, self.stop, "wallclock")
         try:
             return await self._execute(work, timer)
+        except Exception:
+            log.exception("A run failed for a reason of the service's own.")
+            fault = TaskFailed("Unknown", "The local Batch service failed.", category="servererror")
+            return Outcome(None, fault.failure)
         finally:
             if timer:
                 timer.cancel()

@@ -136,7 +136,7 @@ async def put(
     """
     met = {"taskcompletion", "tasksuccess" if succeeded else "taskfailure"}
     gate = asyncio.Semaphore(AT_ONCE)
-    jobs: list[asyncio.Task[None]] = []
+    jobs: list[asyncio.Task[str]] = []
     failed: TaskFailed | None = None
     for file in files:
         if file["uploadOptions"]["uploadCondition"] not in met:
@@ -155,16 +155,22 @@ async def put(
                 jobs.append(asyncio.create_task(_put_one(blobs, gate, path, url, headers)))
         except OutsideError as error:
             failed = TaskFailed("FileUploadMiscError", str(error), FilePattern=pattern)
-    for outcome in await asyncio.gather(*jobs, return_exceptions=True):
+    outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    for outcome in outcomes:
         if isinstance(outcome, TaskFailed):
             failed = failed or outcome
         elif isinstance(outcome, BaseException):
             raise outcome
+    # Learn: OutputFile. Every upload leaves these two logs in the task's directory.
+    done = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    errors = [str(outcome) for outcome in [*outcomes, failed] if isinstance(outcome, TaskFailed)]
+    (working.parent / "fileuploadout.txt").write_text("".join(f"{line}\n" for line in done))
+    (working.parent / "fileuploaderr.txt").write_text("".join(f"{line}\n" for line in dict.fromkeys(errors)))
     if failed:
         raise failed
 
 
-async def _put_one(blobs: BlobClient, gate: asyncio.Semaphore, path: Path, url: str, headers: dict[str, str]) -> None:
+async def _put_one(blobs: BlobClient, gate: asyncio.Semaphore, path: Path, url: str, headers: dict[str, str]) -> str:
     async with gate:
         try:
             await blobs.upload(path, url, headers)
@@ -189,3 +195,4 @@ async def _put_one(blobs: BlobClient, gate: asyncio.Semaphore, path: Path, url: 
                 category="servererror",
                 **details,
             ) from None
+        return f"uploaded {path.name} to {bare(url)}"

@@ -205,8 +205,12 @@ class NodeJob:
     #: The node was rebooted since, and the preparation asks to be run again then.
     stale: bool = False
     run: Run | None = None
-    #: Set when no preparation is under way.
+    #: Set while no preparation is under way.
     done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Nothing is under way at first."""
+        self.done.set()
 
     @property
     def prepared(self) -> bool:

@@ -7,11 +7,14 @@ has to promise a change to a client waits for the batch that carries it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 #: One row: number, kind, number of the parent, what the client sent, what became of it.
 Row = tuple[int, str, int, bytes, bytes]
@@ -156,24 +159,16 @@ class Store:
         if isinstance(error, StoreError):
             # What was in that batch is lost to the file: nothing may be promised from here on.
             self._failure = error
-        for waiter in waiters:
-            if waiter.done():
-                continue
-            if error:
-                waiter.set_exception(error)
-            else:
-                waiter.set_result(None)
-        if error and not waiters:
-            raise error
+        _answer(waiters, error)
+        if error:
+            log.error("%s", error)
         if self._touched or self._dropped:
             delay = 0.0 if self._waiters else GATHER
             self._timer = asyncio.get_running_loop().call_later(delay, self._flush)
         elif self._waiters:
             # They asked while a batch was being written that already held all there was.
             late, self._waiters = self._waiters, []
-            for waiter in late:
-                if not waiter.done():
-                    waiter.set_result(None)
+            _answer(late, error)
 
     async def close(self) -> None:
         """Write what is left and close the file."""
@@ -182,3 +177,13 @@ class Store:
         finally:
             self._writer.shutdown(wait=True)
             self._db.close()
+
+
+def _answer(waiters: list[asyncio.Future[None]], error: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue
+        if error:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(None)

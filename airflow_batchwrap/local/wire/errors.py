@@ -46,6 +46,7 @@ CODES: dict[str, tuple[int, str]] = {
     "TaskExists": (409, "A task of this id exists already in this job."),
     "TaskFilesUnavailable": (409, "The task has not run yet, or has no files."),
     "TaskIdSameAsJobPreparationTask": (409, "The id is that of the job preparation task."),
+    "TaskIdSameAsJobReleaseTask": (409, "The id is that of the job release task."),
     "TaskNotCompleted": (409, "The task is not completed."),
     "TaskNotFound": (404, "The task does not exist."),
     "TaskSucceeded": (409, "The task has succeeded."),
