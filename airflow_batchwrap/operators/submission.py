@@ -69,7 +69,8 @@ class Submission:
 
         lifetime = self.step_timeout + _SAS_EXTRA
         container_url = hook.container_sas_url(self.workspace.output_container, lifetime, write=True)
-        environment = {**self.environment, models.FINGERPRINT_ENV: self.fingerprint()}
+        # A node's locale may be C: without UTF-8 mode a step's plain open() would read and write ASCII.
+        environment = {"PYTHONUTF8": "1", **self.environment, models.FINGERPRINT_ENV: self.fingerprint()}
         files: list[ResourceFile] = []
         if self.command:
             command_line = models.shell_command(self.command)
