@@ -106,10 +106,11 @@ class FetchResultsOperator(BatchWrapOperator):
             )
         from airflow.sdk.configuration import conf
 
-        base = conf.get("batchwrap", "results_base", fallback="") or str(Path(conf.get("core", "dags_folder")).parent)
-        run = str(context["run_id"]).replace("/", "_")
-        base = base if "://" in base else str(Path(base).expanduser().resolve())
-        return ObjectStoragePath(base) / self.dag_id / run / to
+        base = conf.get("batchwrap", "results_base", fallback="results")
+        if "://" not in base:
+            # Not the working directory: a worker's is anywhere.
+            base = str(Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / Path(base).expanduser())
+        return ObjectStoragePath(base) / self.dag_id / str(context["run_id"]).replace("/", "_") / to
 
     def _results(self, workspace: Workspace) -> Iterator[tuple[str, protocol.ResultFile, str]]:
         """Yield step, file and blob of every file of each step's newest attempt.
