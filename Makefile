@@ -1,0 +1,74 @@
+# make demo | up | down | status | test | lint | clean
+#
+# Needs Python 3.11 or newer (with venv) and make; everything else is installed below this folder.
+# Another Python: make demo PYTHON=/usr/bin/python3.12
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+# Without PYTHON=... the first of these that is new enough is taken.
+PYTHON ?=
+CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
+
+.PHONY: help demo up down status test lint clean
+
+help:
+	@echo 'make demo    run the quickstart on a real Airflow with local services, then stop everything'
+	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
+	@echo 'make test    lint, types, layers and the whole test suite'
+	@echo 'make lint    the same without the test suite'
+	@echo 'make clean   stop what runs and remove what was installed and started here'
+
+demo: $(STAMP)
+	@$(BIN)/batchwrap demo $(ARGS)
+
+up: $(STAMP)
+	@$(BIN)/batchwrap up $(ARGS)
+
+down: $(STAMP)
+	@$(BIN)/batchwrap down $(ARGS)
+
+status: $(STAMP)
+	@$(BIN)/batchwrap status $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	@if [ -x $(BIN)/batchwrap ]; then $(BIN)/batchwrap down; fi
+	rm -rf $(VENV) .cache .batchwrap build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# One environment for everything, made again when what it is made from changes. --upgrade-deps: the pip that comes with
+# Python 3.11 takes three minutes for what a recent one does in one.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if [ -n "$(PYTHON)" ]; then tried="$(PYTHON)"; else tried="$(CANDIDATES)"; fi; \
+	python=; found=; \
+	for each in $$tried; do \
+	    version=$$("$$each" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	    found="$$found $$each is $$version;"; \
+	    if "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python="$$each"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "airflow-batchwrap needs Python 3.11 or newer. Found:$${found:- no Python at all ($$tried).}" >&2; \
+	    echo "Install one, or name it: make demo PYTHON=/path/to/python3.12" >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    echo "$$python ($$version) has no venv module. On Debian and Ubuntu: apt-get install python$$version-venv" >&2; exit 1; \
+	fi; \
+	export PIP_QUIET=2 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore; \
+	echo "Installing airflow-batchwrap and its dependencies into $(VENV) (once; one to two minutes) ..."; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    "$$python" -m venv --clear --upgrade-deps $(VENV) || "$$python" -m venv --clear $(VENV); \
+	fi; \
+	$(BIN)/python -m pip install -c constraints.txt -e '.[local,test]'; \
+	touch $@
