@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from azure.batch import models as m
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tests.wire.conftest import Wire
 
 
-def start_pool(wire: Wire, *, nodes: int = 1, **start: object) -> str:
+def start_pool(wire: Wire, *, nodes: int = 1, **start: Any) -> str:
     """A pool with a start task."""
     name = wire.name("pool")
     start.setdefault("command_line", "/bin/true")
