@@ -10,6 +10,7 @@ from datetime import timedelta
 
 from azure.batch import models
 
+from airflow_batchwrap.config import PoolConfig, ResourceFileConfig, StartTaskConfig
 from airflow_batchwrap.engine import protocol
 
 # Whether a Batch task's default user is its own or the pool's differs by what one reads, so it is always said.
@@ -163,4 +164,72 @@ def job_options(
         job_release_task=release,
         constraints=models.BatchJobConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=batch_retries),
         metadata=metadata_items(metadata),
+    )
+
+
+def pool_options(
+    pool_id: str, config: PoolConfig, node_agent_sku_id: str, metadata: Mapping[str, str]
+) -> models.BatchPoolCreateOptions:
+    """Return a pool with fixed node targets.
+
+    :param node_agent_sku_id: the node agent of the image.
+    :param metadata: beside the configuration's own.
+    """
+    if config.image_id:
+        image = models.BatchVmImageReference(virtual_machine_image_id=config.image_id)
+    else:
+        image = models.BatchVmImageReference(
+            publisher=config.image_publisher,
+            offer=config.image_offer,
+            sku=config.image_sku,
+            version=config.image_version,
+        )
+    disk = models.BatchOsDisk(disk_size_gb=config.os_disk_size_gb) if config.os_disk_size_gb else None
+    network = models.NetworkConfiguration(subnet_id=config.subnet_id) if config.subnet_id else None
+    return models.BatchPoolCreateOptions(
+        id=pool_id,
+        display_name=config.display_name,
+        vm_size=config.vm_size,
+        virtual_machine_configuration=models.VirtualMachineConfiguration(
+            image_reference=image, node_agent_sku_id=node_agent_sku_id, os_disk=disk
+        ),
+        resize_timeout=config.resize_timeout,
+        target_dedicated_nodes=config.target_dedicated_nodes,
+        target_low_priority_nodes=config.target_low_priority_nodes,
+        enable_inter_node_communication=config.inter_node_communication,
+        network_configuration=network,
+        start_task=_start_task(config.start_task) if config.start_task else None,
+        application_package_references=[
+            models.BatchApplicationPackageReference(application_id=name, version=version)
+            for name, version in config.application_packages.items()
+        ]
+        or None,
+        task_slots_per_node=config.task_slots_per_node,
+        task_scheduling_policy=models.BatchTaskSchedulingPolicy(node_fill_type=config.node_fill_type),
+        metadata=metadata_items({**config.metadata, **metadata}),
+    )
+
+
+def _start_task(config: StartTaskConfig) -> models.BatchStartTask:
+    level = models.ElevationLevel.ADMIN if config.elevated else models.ElevationLevel.NON_ADMIN
+    return models.BatchStartTask(
+        command_line=shell_command(config.command_line),
+        resource_files=[_start_file(file) for file in config.resource_files],
+        environment_settings=environment_settings(config.environment),
+        user_identity=models.UserIdentity(
+            auto_user=models.AutoUserSpecification(scope=models.AutoUserScope.POOL, elevation_level=level)
+        ),
+        max_task_retry_count=config.max_task_retry_count,
+        wait_for_success=config.wait_for_success,
+    )
+
+
+def _start_file(config: ResourceFileConfig) -> models.ResourceFile:
+    return models.ResourceFile(
+        http_url=config.http_url,
+        storage_container_url=config.storage_container_url,
+        auto_storage_container_name=config.auto_storage_container_name,
+        blob_prefix=config.blob_prefix,
+        file_path=config.file_path,
+        file_mode=config.file_mode or FILE_MODE,
     )
