@@ -6,7 +6,6 @@ import base64
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -20,9 +19,6 @@ from airflow_batchwrap.local.home import ACCOUNT, Home, HomeError
 
 #: Pause between two looks at a service that starts or stops, in seconds.
 _LOOK = 0.02
-
-#: The services this process started, so that their ends are noticed.
-_children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 class LocalServiceError(Exception):
@@ -103,21 +99,17 @@ def launch(data: Path, arguments: list[str], *, log: Path | None = None, timeout
     log = log or home.path / "service.log"
     command = [sys.executable, "-m", "airflow_batchwrap.local", "serve", "--data", str(home.path), *arguments]
     offset = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+    pid = _spawn(command, log)
     deadline = time.monotonic() + timeout
     while True:
         service = attach(home.path)
-        if service is not None and service.pid == child.pid and _answers(service.url):
-            _children[child.pid] = child
+        if service is not None and service.pid == pid and _answers(service.url):
             return service
-        if child.poll() is not None:
+        if _gone(pid):
             raise LocalServiceError(f"The local Batch service did not start: {_tail(log, offset)}")
         if time.monotonic() > deadline:
-            child.kill()
-            child.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             raise LocalServiceError(
                 f"The local Batch service did not answer within {timeout:g} s: {_tail(log, offset)}"
             )
@@ -152,14 +144,30 @@ def _answers(url: str) -> bool:
         return False
 
 
+def _spawn(command: list[str], log: Path) -> int:
+    # Not subprocess: the service may outlive whoever holds its Popen, which complains about that when it goes.
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    try:
+        return os.posix_spawn(command[0], command, os.environ, file_actions=actions, setsid=True)
+    except NotImplementedError:
+        # macOS before 10.15: at least a group of its own, so that a Ctrl-C in the terminal does not reach it.
+        return os.posix_spawn(command[0], command, os.environ, file_actions=actions, setpgroup=0)
+
+
 def _gone(pid: int) -> bool:
-    child = _children.get(pid)
-    if child is not None:
-        if child.poll() is None:
-            return False
-        del _children[pid]
-        return True
-    return not psutil.pid_exists(pid)
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        # Somebody else's child, or one that was waited for already; a zombie only waits for that somebody.
+        try:
+            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
 
 
 def _tail(log: Path, offset: int) -> str:

@@ -25,7 +25,7 @@ async def test_pool_job_task_and_file(wire: Wire) -> None:
             job, [m.BatchTaskCreateOptions(id=f"t{n}", command_line=f"/bin/echo {n}") for n in range(150)]
         )
         async with asyncio.timeout(30):
-            while (await client.get_job_task_counts(job)).task_counts.succeeded < 150:
+            while (await client.get_job_task_counts(job)).task_counts.succeeded < 150:  # noqa: ASYNC110 - a remote state
                 await asyncio.sleep(0.02)
         states = [task.state async for task in client.list_tasks(job, select=["id", "state"], max_results=40)]
         assert states == ["completed"] * 150

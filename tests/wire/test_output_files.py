@@ -18,8 +18,9 @@ _numbers = itertools.count()
 
 #: Files a task makes for the patterns to match.
 MAKE = (
-    "mkdir -p out/deep .hidden; echo 1 > out/a.txt; echo 2 > out/b.log; echo 3 > out/deep/c.txt; echo 4 > out/.dot.txt;"
-    " echo 5 > .hidden/e.txt; echo 6 > top.txt; echo 7 > '[x].txt'; ln -s /etc/passwd out/passwd.txt; ln -s /etc out/etc"
+    "mkdir -p out/deep .hidden; "
+    "echo 1 > out/a.txt; echo 2 > out/b.log; echo 3 > out/deep/c.txt; echo 4 > out/.dot.txt; "
+    "echo 5 > .hidden/e.txt; echo 6 > top.txt; echo 7 > '[x].txt'; ln -s /etc/passwd out/passwd.txt; ln -s /etc out/etc"
 )
 
 

@@ -1,0 +1,175 @@
+"""Starting, finding and stopping the service; its data directory, key, port and addresses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from azure.batch import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential
+
+from airflow_batchwrap.local import runner
+from airflow_batchwrap.local.home import DEV_KEY
+from airflow_batchwrap.local.runner import LocalService, LocalServiceError
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import Wire
+
+
+def batchwrap_local(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the service's command line."""
+    command = [sys.executable, "-m", "airflow_batchwrap.local", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def pools(service: LocalService, key: str | None = None) -> list[str]:
+    """The ids of a service's pools."""
+    credential = AzureNamedKeyCredential(service.account, key or service.key)
+    with BatchClient(service.url, credential, retry_total=0) as client:
+        return [pool.id for pool in client.list_pools()]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """A data directory; what runs on it afterwards is stopped."""
+    yield tmp_path / "data"
+    if (left := runner.attach(tmp_path / "data")) is not None:
+        left.stop()
+
+
+def test_service_is_found_and_stopped(data: Path) -> None:
+    assert runner.attach(data) is None
+    service = runner.start(data, account="mine")
+    assert service.account == "mine"
+    assert service.url.startswith("http://127.0.0.1:")
+    assert runner.attach(data) == service
+    assert pools(service) == []
+    service.stop()
+    assert not psutil.pid_exists(service.pid)
+    assert runner.attach(data) is None
+    service.stop()
+
+
+def test_key_is_random_private_kept_and_not_shown(data: Path, tmp_path: Path) -> None:
+    service = runner.start(data)
+    mode = (data / "key").stat().st_mode & 0o777
+    assert mode == 0o600
+    assert (data / "key").read_text().strip() == service.key
+    assert service.key not in repr(service)
+    assert service.key != DEV_KEY
+    assert data.stat().st_mode & 0o077 == 0
+    service.stop()
+    again = runner.start(data)
+    assert again.key == service.key
+    again.stop()
+    other = runner.start(tmp_path / "other")
+    assert other.key != service.key
+    other.stop()
+
+
+def test_second_service_on_the_directory_is_refused(data: Path) -> None:
+    service = runner.start(data)
+    with pytest.raises(LocalServiceError, match=r"runs on .* already") as caught:
+        runner.start(data)
+    assert str(service.pid) in str(caught.value)
+    assert pools(service) == []
+
+
+def test_taken_port_is_told(data: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LocalServiceError, match=f"Port {port} on 127.0.0.1 is taken"):
+            runner.start(data, port=port)
+
+
+def test_note_of_a_dead_service_is_not_believed(data: Path) -> None:
+    service = runner.start(data)
+    os.kill(service.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while runner.attach(data) is not None:
+        assert time.monotonic() < deadline
+    assert (data / "service.json").exists()
+    service.stop()
+    runner.start(data).stop()
+
+
+def test_command_line(data: Path) -> None:
+    started = batchwrap_local("start", "--data", data, "--account", "cli")
+    assert started.returncode == 0, started.stderr
+    service = runner.attach(data)
+    assert service is not None
+    assert service.url in started.stdout
+    assert service.key not in started.stdout
+    status = batchwrap_local("status", "--data", data)
+    assert (status.returncode, status.stdout) == (0, started.stdout)
+    stopped = batchwrap_local("stop", "--data", data)
+    assert (stopped.returncode, stopped.stdout) == (0, f"Stopped {service.url}.\n")
+    assert not psutil.pid_exists(service.pid)
+    for command in ("status", "stop"):
+        answer = batchwrap_local(command, "--data", data)
+        assert answer.returncode == 1
+        assert "No local Batch service runs" in answer.stderr
+
+
+def test_key_can_be_given_and_does_not_show_in_the_process_list(data: Path) -> None:
+    key = "bXkga2V5IG15IGtleSBteSBrZXk="
+    assert batchwrap_local("start", "--data", data, "--key", key).returncode == 0
+    service = runner.attach(data)
+    assert service is not None
+    assert service.key == key
+    assert not [part for part in psutil.Process(service.pid).cmdline() if key in part]
+    assert pools(service) == []
+
+
+def test_published_key_is_used_when_asked_for(data: Path) -> None:
+    assert batchwrap_local("start", "--data", data, "--dev-key").returncode == 0
+    service = runner.attach(data)
+    assert service is not None
+    assert pools(service, DEV_KEY) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dev-key", "--host", "0.0.0.0"], "published key is not used on 0.0.0.0"),  # noqa: S104 - refused
+        (["--key", DEV_KEY, "--host", "0.0.0.0"], "published key is not used"),  # noqa: S104 - refused
+        (["--key", "no base64!"], "not in base64"),
+        (["--dev-key", "--key", "YQ=="], "not both"),
+        (["--host", "192.0.2.1"], "Cannot listen on 192.0.2.1"),
+    ],
+)
+def test_refused_options(data: Path, arguments: list[str], said: str) -> None:
+    answer = batchwrap_local("serve", "--data", data, *arguments)
+    assert answer.returncode == 1
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert "base64!" not in answer.stderr
+
+
+def test_data_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LocalServiceError, match="cannot be made"):
+        runner.start(tmp_path / "file" / "below")
+
+
+def test_start_task_finds_nothing_of_the_services_environment(
+    own: Callable[[], Wire], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_SERVICE", "x")
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    wire = own()
+    job = wire.job(wire.pool(1))
+    task = wire.run(job, "/usr/bin/env")
+    names = {line.partition("=")[0] for line in wire.text(job, task.id).splitlines()}
+    assert {name for name in names if not name.startswith("AZ_BATCH_")} <= {"PATH", "LANG", "HOME"}
