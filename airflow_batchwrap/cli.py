@@ -82,11 +82,17 @@ def up(
     dags: Dags = None,
     state: State = STATE,
     port: Annotated[int, typer.Option("--port", help="Airflow's port. Default: 8080, or a free one.")] = 0,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; another one only in a container.")] = (
+        "127.0.0.1"
+    ),
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything at the end.")] = False,
 ) -> None:
     """Start Airflow and the local services, and leave them running."""
     from airflow_batchwrap.stack import up as runner
 
-    runner.up(runner.UpOptions(dags, state, port), _console())
+    options = runner.UpOptions(dags, state, port, host)
+    start = runner.up_and_wait if foreground else runner.up
+    start(options, _console())
 
 
 @app.command()
@@ -176,3 +182,7 @@ def _name_and_value(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--param")
     return name, value
+
+
+if __name__ == "__main__":
+    app()

@@ -149,6 +149,7 @@ def start(
     *,
     results: Path,
     port: int = 0,
+    host: str = homes.LOOPBACK,
     env: Mapping[str, str] | None = None,
     timeout: float = 120,
     on_spawn: Callable[[AirflowService], None] | None = None,
@@ -160,6 +161,7 @@ def start(
     :param dags: the folder of DAG files.
     :param results: where `BatchWorkflow` puts the files it fetches.
     :param port: the port of its UI and API; 0 for a free one.
+    :param host: the address they listen on. Other than loopback only where nobody else reaches it: in a container.
     :param env: variables for its processes beside this process's own: the connections.
     :param timeout: seconds.
     :param on_spawn: called when its processes were started, before they are ready.
@@ -173,7 +175,8 @@ def start(
     tries = _PORT_TRIES if port == 0 else 1
     while True:
         tries -= 1
-        service = _spawn(home.absolute(), dags.absolute(), results.absolute(), port or free_port(), env or {})
+        options = homes.settings(dags.absolute(), port or free_port(), results.absolute(), host)
+        service = _spawn(home.absolute(), options, env or {})
         try:
             if on_spawn is not None:
                 on_spawn(service)
@@ -190,11 +193,9 @@ def start(
             return service
 
 
-def _spawn(home: Path, dags: Path, results: Path, port: int, env: Mapping[str, str]) -> AirflowService:
-    if not is_free(port):
-        raise ConfigError(f"Port {port} is taken. Free it, or leave the port out to have a free one chosen.")
-    password = homes.create(home, homes.settings(dags, port, results))
-    service = AirflowService(f"http://127.0.0.1:{port}", home, password)
+def _spawn(home: Path, options: homes.Settings, env: Mapping[str, str]) -> AirflowService:
+    password = homes.create(home, options)
+    service = AirflowService(f"http://{homes.LOOPBACK}:{options['api']['port']}", home, password)
     whole = homes.environment(home, env)
     try:
         for name, (pause, *arguments) in COMPONENTS.items():

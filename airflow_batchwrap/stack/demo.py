@@ -59,16 +59,19 @@ def run(options: DemoOptions, console: Console) -> None:
     folder = state.make_folder(base / time.strftime(f"demo-%Y%m%d-%H%M%S-{os.getpid()}"))
     plan = services.Plan(folder, dags, folder / "results")
     succeeded = False
-    with _ending_by_signal():
+    with ending_by_signal():
         try:
             _run(plan, options, console)
             succeeded = True
+        except KeyboardInterrupt:
+            console.print("Interrupted.")
+            raise
         finally:
-            with _undisturbed(), console.status("Stopping"):
+            with undisturbed(), console.status("Stopping"):
                 state.sweep(folder, grace=_STOP_GRACE)
                 _tidy(folder, everything=succeeded and not options.keep)
     if options.keep:
-        console.print(f"Kept databases, blobs and logs: {escape(str(folder))}")
+        console.print(f"Kept databases, blobs and logs: {escape(str(folder))}", soft_wrap=True)
     console.print(f"Everything is stopped. {time.monotonic() - started:.0f} s in all.")
 
 
@@ -124,7 +127,7 @@ def start_telling(plan: services.Plan, console: Console, *, owner: ProcessId | N
 
 
 @contextlib.contextmanager
-def _ending_by_signal() -> Iterator[None]:
+def ending_by_signal() -> Iterator[None]:
     """End in order, as after Ctrl-C, when asked to by a signal or when the terminal is closed."""
 
     def end(number: int, _: FrameType | None) -> None:
@@ -139,7 +142,7 @@ def _ending_by_signal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep a second Ctrl-C from leaving things running: stopping takes a few seconds at most."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}

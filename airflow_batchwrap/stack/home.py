@@ -23,6 +23,7 @@ from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.stack.paths import cache_dir
 
 USER = "admin"
+LOOPBACK = "127.0.0.1"
 _PASSWORDS = "simple_auth_manager_passwords.json.generated"
 _MIGRATION_TIMEOUT = 300.0
 
@@ -78,12 +79,13 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     return {**own, "AIRFLOW_HOME": str(home), **(extra or {})}
 
 
-def settings(dags: Path, port: int, results: Path) -> Settings:
+def settings(dags: Path, port: int, results: Path, host: str = LOOPBACK) -> Settings:
     """List the settings of a small Airflow on loopback.
 
     :param dags: the folder of DAG files.
     :param port: the port of its API server.
     :param results: where `BatchWorkflow` puts the files it fetches.
+    :param host: the address that its API server listens on.
     :return: section -> option -> value. No secret is among them.
     """
     return {
@@ -97,7 +99,7 @@ def settings(dags: Path, port: int, results: Path) -> Settings:
             # The default looks the full name up in the DNS, which takes seconds on some laptops.
             "hostname_callable": "socket.gethostname",
         },
-        "api": {"host": "127.0.0.1", "port": str(port), "base_url": f"http://127.0.0.1:{port}", "workers": "1"},
+        "api": {"host": host, "port": str(port), "base_url": f"http://127.0.0.1:{port}", "workers": "1"},
         # Half the time of a chain of short tasks is the scheduler's sleep of 1 s.
         "scheduler": {"scheduler_idle_sleep_time": "0.1", "enable_health_check": "False"},
         # With the quick scheduler, a supervisor that lingers for the default 5 s after its task ended can meet the

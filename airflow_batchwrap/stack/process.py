@@ -13,10 +13,14 @@ from pathlib import Path
 
 import psutil
 
+# An environment variable of all that `spawn` starts, which they hand on: the state directory they belong to, if any.
+MARK = "BATCHWRAP_STACK"
 # A process's start time is told in clock ticks (0.01 s on Linux); two readings may differ by rounding.
 _START_TOLERANCE = 0.1
 # A killed process is gone as soon as the system gets to it.
 _KILL_SECONDS = 10.0
+# What is left when its parent has ended is about to end too, or never will.
+_ORPHAN_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=subprocess.STDOUT,
-            env=None if env is None else dict(env),
+            env={MARK: "1", **(os.environ if env is None else env)},
             cwd=cwd,
             start_new_session=True,
         )
@@ -111,19 +115,21 @@ def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
     :return: those that run, and what belongs to them. Never this process.
     """
     found: dict[int, psutil.Process] = {}
-    orphaned = set()
+    sessions: dict[int, bool] = {}
     for root in roots:
         process = root.process()
+        if process is not None or ended(root.pid):
+            # Else the number is another process's by now, and so is the session.
+            sessions[root.pid] = process is not None
         if process is not None:
             found[process.pid] = process
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.update((child.pid, child) for child in process.children(recursive=True))
-        # The system gives the number of a session to no new process while anyone is left in it.
-        if process is not None or not psutil.pid_exists(root.pid) or ended(root.pid):
-            orphaned.add(root.pid)
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            if os.getsid(process.pid) in orphaned:
+        with contextlib.suppress(psutil.Error, OSError):
+            leader_runs = sessions.get(os.getsid(process.pid))
+            # Where the leader is gone its number may be another session's by now: only what carries the mark is ours.
+            if leader_runs or (leader_runs is False and MARK in process.environ()):
                 found.setdefault(process.pid, process)
     found.pop(os.getpid(), None)
     return list(found.values())
@@ -159,7 +165,8 @@ def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM,
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(polite)
-    kill([*_wait_until_gone(everyone, grace), *family(roots)])
+    _wait_until_gone(everyone, grace, roots)
+    kill([*everyone, *family(roots)])
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
@@ -175,13 +182,17 @@ def kill(processes: Iterable[psutil.Process]) -> None:
     _wait_until_gone(condemned, _KILL_SECONDS)
 
 
-def _wait_until_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+def _wait_until_gone(
+    processes: Iterable[psutil.Process], seconds: float, roots: Sequence[ProcessId] | None = None
+) -> None:
     deadline = time.monotonic() + seconds
     left = [process for process in processes if _runs(process)]
     while left and time.monotonic() < deadline:
+        if roots is not None and not any(root.process() for root in roots):
+            # Nobody is left to end the others.
+            deadline, roots = min(deadline, time.monotonic() + _ORPHAN_SECONDS), None
         time.sleep(0.02)
         left = [process for process in left if _runs(process)]
-    return left
 
 
 def _runs(process: psutil.Process) -> bool:

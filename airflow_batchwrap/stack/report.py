@@ -16,6 +16,7 @@ from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 
 _COLOURS = {"success": "green", "failed": "red", "upstream_failed": "red", "running": "cyan", "deferred": "magenta"}
 _STEP_NUMBER = re.compile(r"^(\d+)")
+_NODE_DIGITS = re.compile(r"([0-9a-f]{8})[0-9a-f]{24,}")
 # A value longer than this is cut: it is for a person to glance at.
 _VALUE_CHARACTERS = 2000
 _LOG_LINES = 40
@@ -81,7 +82,7 @@ def table(run: Run, tasks: list[TaskInstance]) -> Table:
         batch = told if isinstance(told, dict) else {}
         seconds = "-" if task.duration is None else f"{task.duration:.1f}"
         node, code = (batch.get(name) for name in ("node_id", "exit_code"))
-        cells = ["-" if cell is None else escape(str(cell)) for cell in (node, code)]
+        cells = ["-" if cell is None else escape(_short_node(str(cell))) for cell in (node, code)]
         shown.add_row(escape(label(task)), _coloured(task.state or "-"), seconds, *cells)
     return shown
 
@@ -124,6 +125,11 @@ def failures(run: Run, tasks: list[TaskInstance]) -> list[tuple[str, str]]:
     :return: for each one that failed itself, its name and the end of its log; what was skipped after it is left out.
     """
     return [(label(task), "\n".join(run.log(task)[-_LOG_LINES:])) for task in tasks if task.state == "failed"]
+
+
+def _short_node(node: str) -> str:
+    """Leave of the 64 digits in a node's name the first eight: they tell the nodes of a pool apart."""
+    return _NODE_DIGITS.sub(r"\1...", node)
 
 
 def _stem(task: TaskInstance) -> str:

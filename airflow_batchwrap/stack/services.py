@@ -6,11 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
 from airflow_batchwrap.stack import airflow, azurite, home, state
 from airflow_batchwrap.stack.airflow import AirflowService
+from airflow_batchwrap.stack.paths import project_dir
 from airflow_batchwrap.stack.process import ProcessId
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.local.runner import LocalService
 
 Tell = Callable[[str], None]
 
@@ -23,12 +28,14 @@ class Plan:
     :param dags: the folder of DAG files.
     :param results: where fetched result files go.
     :param port: Airflow's port; 0 for a free one.
+    :param host: the address that Airflow listens on.
     """
 
     folder: Path
     dags: Path
     results: Path
     port: int = 0
+    host: str = home.LOOPBACK
 
 
 def find_dags(named: Path | None) -> Path:
@@ -38,8 +45,6 @@ def find_dags(named: Path | None) -> Path:
     :return: that one; else `dags` in the current folder; else the checkout's.
     :raises ConfigError: if there is none.
     """
-    from airflow_batchwrap.stack.paths import project_dir
-
     project = project_dir()
     candidates = [named] if named else [Path("dags"), *([project / "dags"] if project else [])]
     for candidate in candidates:
@@ -72,15 +77,15 @@ def start(plan: Plan, *, tell: Tell, owner: ProcessId | None) -> AirflowService:
 
 
 def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
-    from airflow_batchwrap.local import runner
-
     folder = plan.folder
+    if plan.port and not airflow.is_free(plan.port):
+        raise ConfigError(f"Port {plan.port} is taken. Free it, or leave the port out to have a free one chosen.")
     tell("Azurite")
     azurite.install()
     blobs = azurite.start(folder / "azurite", log=folder / "azurite.log")
     _note(record, folder, "azurite", blobs.pid, blobs.url)
     tell("the local Batch service")
-    batch = runner.start(folder / "batch", log=folder / "batch.log")
+    batch = _start_batch(folder)
     _note(record, folder, "batch", batch.pid, batch.url)
 
     def spawned(service: AirflowService) -> None:
@@ -94,10 +99,20 @@ def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
         plan.dags,
         results=plan.results,
         port=plan.port,
+        host=plan.host,
         env=home.connections(blobs, batch),
         on_spawn=spawned,
         on_wait=lambda missing: tell(f"Airflow: {missing}"),
     )
+
+
+def _start_batch(folder: Path) -> LocalService:
+    from airflow_batchwrap.local import runner
+
+    try:
+        return runner.start(folder / "batch", log=folder / "batch.log")
+    except runner.LocalServiceError as error:
+        raise BatchWrapError(str(error)) from None
 
 
 def _note(record: state.Record, folder: Path, name: str, pid: int, url: str) -> None:

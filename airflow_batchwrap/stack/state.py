@@ -16,8 +16,6 @@ from airflow_batchwrap.stack import airflow, process
 from airflow_batchwrap.stack.process import ProcessId
 
 _FILE = "state.json"
-# Set for everything that is started below a state directory, and inherited by what that starts.
-_MARK = "BATCHWRAP_STACK"
 # Azure's variable for a node's root folder: the local Batch service sets it for what it runs, and only that.
 _NODE_ROOT = "AZ_BATCH_NODE_ROOT_DIR"
 # The local Batch service ends its nodes' processes before itself.
@@ -95,15 +93,15 @@ def mark(folder: Path) -> Iterator[None]:
 
     :param folder: the state directory, absolute.
     """
-    before = os.environ.get(_MARK)
-    os.environ[_MARK] = str(folder)
+    before = os.environ.get(process.MARK)
+    os.environ[process.MARK] = str(folder)
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_MARK]
+            del os.environ[process.MARK]
         else:
-            os.environ[_MARK] = before
+            os.environ[process.MARK] = before
 
 
 def sweep(folder: Path, *, grace: float = 3.0) -> int:
@@ -118,7 +116,7 @@ def sweep(folder: Path, *, grace: float = 3.0) -> int:
     airflow.stop(record.airflow, grace=grace)
     process.stop(list(record.services.values()), grace=_SERVICE_GRACE)
     # What was started but not written down yet, and what lost its parent.
-    left = process.marked(_MARK, str(folder)) + process.marked(_NODE_ROOT, str(folder))
+    left = process.marked(process.MARK, str(folder)) + process.marked(_NODE_ROOT, str(folder))
     found |= {each.pid for each in left}
     process.kill(left)
     (folder / _FILE).unlink(missing_ok=True)

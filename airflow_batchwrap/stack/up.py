@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
 from airflow_batchwrap.stack import airflow, home, services, state
-from airflow_batchwrap.stack.demo import start_telling
+from airflow_batchwrap.stack.demo import ending_by_signal, start_telling, undisturbed
 
 # Airflow's own port, which people look for; another one is chosen where it is taken.
 _USUAL_PORT = 8080
+# Between two looks at whether all of it still runs.
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class UpOptions:
     :param dags: the folder of DAG files; None to look for it.
     :param base: the folder that holds the state directories.
     :param port: Airflow's port; 0 for 8080 where it is free, and another one where it is taken.
+    :param host: the address that Airflow listens on. Other than loopback only where nothing else can reach it.
     """
 
     dags: Path | None
     base: Path
     port: int = 0
+    host: str = home.LOOPBACK
 
 
 def up(options: UpOptions, console: Console) -> None:
@@ -55,10 +60,33 @@ def up(options: UpOptions, console: Console) -> None:
             console.print(f"No longer running: {escape(', '.join(record.died()))}. Starting afresh.")
             state.sweep(folder)
         port = options.port or (_USUAL_PORT if airflow.is_free(_USUAL_PORT) else 0)
-        start_telling(services.Plan(folder, dags, folder / "results", port), console, owner=None)
+        start_telling(services.Plan(folder, dags, folder / "results", port, options.host), console, owner=None)
         record = state.Record.read(folder) or state.Record()
         _tell_address(record, folder, console)
-    console.print("Stop it with: batchwrap down")
+    console.print("Stop it with: batchwrap down (or make down)")
+
+
+def up_and_wait(options: UpOptions, console: Console) -> None:
+    """Start everything, and stop it when this process is told to end: for a container, or a service manager.
+
+    :param options: what to start.
+    :param console: where to tell it.
+    :raises BatchWrapError: if something did not start, or a part of it ends.
+    """
+    folder = options.base.resolve() / "up"
+    with ending_by_signal():
+        up(options, console)
+        try:
+            while True:
+                record = state.Record.read(folder)
+                if record is None:
+                    return  # stopped by another command
+                for name in record.died():
+                    raise BatchWrapError(f"{name} ended by itself; see its log below {folder}. The rest is stopped.")
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            with undisturbed():
+                down(options.base, console)
 
 
 def down(base: Path, console: Console) -> None:

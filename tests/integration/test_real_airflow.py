@@ -1,0 +1,297 @@
+"""A real Airflow, as `batchwrap up` starts it, runs the quickstart; `batchwrap demo` tells of a run that fails.
+
+Everything goes through the console script in processes of its own, as a person would do it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from azure.storage.blob import BlobServiceClient
+
+from airflow_batchwrap.stack import azurite, process, report
+from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
+from airflow_batchwrap.stack.state import Record
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+COMPONENTS = {"azurite", "batch", "api-server", "dag-processor", "scheduler", "triggerer"}
+
+# On two cores shared with other tests a start takes half a minute.
+pytestmark = pytest.mark.timeout(300)
+
+
+def batchwrap(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the console script to its end."""
+    command = [sys.executable, "-m", "airflow_batchwrap.cli", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def left_running(folder: Path) -> list[str]:
+    """Name the processes that still belong to a state directory."""
+    return [" ".join(each.cmdline()) for each in process.marked(process.MARK, str(folder.resolve()))]
+
+
+@dataclass(frozen=True)
+class Up:
+    """What `batchwrap up` left running."""
+
+    cwd: Path
+    printed: str
+    client: AirflowClient
+    record: Record
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    cwd: Path = tmp_path_factory.mktemp("up")
+    shutil.copytree(DAGS / "quickstart", cwd / "dags/quickstart")
+    try:
+        done = batchwrap("up", cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        record = Record.read(cwd / ".batchwrap/up")
+        password = re.search(r"password '([^']+)'", done.stdout)
+        assert record is not None
+        assert password is not None
+        with AirflowClient(record.addresses["airflow"], "admin", password[1]) as client:
+            yield Up(cwd, done.stdout, client, record)
+    finally:
+        down = batchwrap("down", cwd=cwd)
+    assert (down.returncode, down.stdout.splitlines()[-1]) == (0, "Stopped.")
+    assert left_running(cwd / ".batchwrap/up") == []
+    assert batchwrap("down", cwd=cwd).stdout == "Nothing runs.\n"
+
+
+@pytest.fixture(scope="module")
+def quickstart(up: Up) -> report.Run:
+    deadline = time.monotonic() + 60
+    while not up.client.knows("quickstart"):
+        assert up.client.import_errors() == []
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    run = report.Run(up.client, "quickstart", up.client.trigger("quickstart"))
+    state = up.client.wait_for_run(run.dag_id, run.run_id, timeout=180)
+    logs = {task.task_id: run.log(task)[-20:] for task in tasks_of(run).values() if task.state == "failed"}
+    assert state == "success", logs
+    return run
+
+
+def tasks_of(run: report.Run) -> dict[str, TaskInstance]:
+    """The run's tasks by the last part of their ids."""
+    return {task.task_id.rpartition(".")[2]: task for task in run.client.task_instances(run.dag_id, run.run_id)}
+
+
+def test_every_task_succeeded_in_order(quickstart: report.Run) -> None:
+    tasks = tasks_of(quickstart)
+    assert list(tasks) == ["create_pool", "1_extract", "2_score", "3_report", "fetch_results", "clean_up"]
+    assert {task.state for task in tasks.values()} == {"success"}
+
+
+def test_steps_ran_on_a_node_and_passed_their_values_on(quickstart: report.Run) -> None:
+    tasks = tasks_of(quickstart)
+    batch = {name: quickstart.xcom(tasks[name], "batch") for name in ("1_extract", "2_score", "3_report")}
+    assert {each["exit_code"] for each in batch.values()} == {0}
+    assert len({each["pool_id"] for each in batch.values()}) == 1
+    assert all(each["node_id"].startswith("tvmps_") for each in batch.values())
+    value = quickstart.xcom(tasks["3_report"])
+    assert value["ranking"] == ["cellar", "north", "south"]
+    assert report.final_value(quickstart, list(tasks.values())) == value
+    assert quickstart.xcom(tasks["3_report"], "no such key") is None
+
+
+def test_what_a_step_prints_is_in_its_log(quickstart: report.Run) -> None:
+    log = "\n".join(quickstart.log(tasks_of(quickstart)["1_extract"]))
+    assert log.strip()
+    assert "clean.csv" in log or "rows" in log
+
+
+def test_fetched_files_are_the_blobs(up: Up, quickstart: report.Run) -> None:
+    files: list[dict[str, Any]] = quickstart.xcom(tasks_of(quickstart)["fetch_results"])
+    assert {Path(each["path"]).name for each in files} == {"clean.csv", "report.json"}
+    endpoint = up.record.addresses["azurite"]
+    account = azurite.AzuriteService(endpoint, 0, Path())
+    with BlobServiceClient.from_connection_string(account.connection_string) as client:
+        blobs = {
+            blob.name: client.get_blob_client(container.name, blob.name).download_blob().readall()
+            for container in client.list_containers()
+            for blob in client.get_container_client(container.name).list_blobs()
+        }
+    for each in files:
+        content = Path(each["path"]).read_bytes()
+        assert Path(each["path"]).is_relative_to(up.cwd.resolve() / ".batchwrap/up/results")
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (each["size"], each["sha256"])
+        assert content in [data for name, data in blobs.items() if each["blob"].endswith(name)]
+
+
+def test_rendering_for_a_person(quickstart: report.Run) -> None:
+    tasks = list(tasks_of(quickstart).values())
+    table = report.table(quickstart, tasks)
+    cells = [list(column.cells) for column in table.columns]
+    assert len(cells[0]) == len(tasks)
+    row = dict(zip(map(str, cells[0]), zip(*cells[3:], strict=True), strict=True))
+    node, code = next(value for name, value in row.items() if name.endswith("1_extract"))
+    assert code == "0"
+    assert 10 < len(str(node)) < 30
+    assert len(report.fetched_files(quickstart, tasks)) == 2
+    assert report.failures(quickstart, tasks) == []
+
+
+def test_everything_listens_on_loopback_alone(up: Up) -> None:
+    everyone = process.marked(process.MARK, str((up.cwd / ".batchwrap/up").resolve()))
+    addresses = {
+        connection.laddr.ip
+        for each in everyone
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_airflow_wants_a_log_in(up: Up) -> None:
+    url = up.record.addresses["airflow"]
+    assert httpx.get(f"{url}/api/v2/dags", trust_env=False).status_code == httpx.codes.UNAUTHORIZED
+    wrong = httpx.post(f"{url}/auth/token", json={"username": "admin", "password": "admin"}, trust_env=False)
+    assert wrong.status_code == httpx.codes.UNAUTHORIZED
+
+
+def test_up_again_tells_where_it_runs(up: Up) -> None:
+    again = batchwrap("up", cwd=up.cwd)
+    assert again.returncode == 0
+    assert "Already running" in again.stdout
+    assert up.record.addresses["airflow"] in again.stdout
+    assert Record.read(up.cwd / ".batchwrap/up") == up.record
+
+
+def test_secrets_stay_out_of_logs(up: Up, quickstart: report.Run) -> None:
+    key = (up.cwd / ".batchwrap/up/batch/key").read_text().strip()
+    secrets = {"Batch key": key, "blob key": azurite.AzuriteService("", 0, Path()).key, "SAS": "sig="}
+    logs = [path for path in (up.cwd / ".batchwrap/up").rglob("*.log") if path.is_file()]
+    assert any("task_id=" in str(path) for path in logs), quickstart.run_id
+    found = [(name, path) for path in logs for name, secret in secrets.items() if secret in path.read_text()]
+    assert found == []
+
+
+def test_status_reports_a_component_that_died(up: Up) -> None:
+    """The last one to use what runs: it breaks it."""
+    fine = batchwrap("status", cwd=up.cwd)
+    assert fine.returncode == 0, fine.stdout
+    assert set(re.findall(r"^│ ([a-z-]+) ", fine.stdout, re.MULTILINE)) == COMPONENTS
+    scheduler = up.record.airflow["scheduler"]
+    os.kill(scheduler.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while scheduler.process() is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    broken = batchwrap("status", cwd=up.cwd)
+    assert broken.returncode == 1
+    assert re.search(r"^│ scheduler +│ died", broken.stdout, re.MULTILINE)
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Path:
+    """A folder with a DAG whose second step fails."""
+    steps = tmp_path / "dags/steps"
+    steps.mkdir(parents=True)
+    (steps / ".airflowignore").write_text("*\n")
+    (steps / "1_fine.py").write_text("def do_action(engine):\n    return 20\n")
+    (steps / "2_breaks.py").write_text(
+        textwrap.dedent(
+            """
+            import sys
+            def do_action(engine, value):
+                print("the kettle is cold", file=sys.stderr)
+                raise ValueError(f"no tea for {value}")
+            """
+        )
+    )
+    (tmp_path / "dags/breaks.py").write_text(
+        textwrap.dedent(
+            """
+            from airflow.sdk import DAG
+            from airflow_batchwrap import BatchWorkflow, PoolConfig
+
+            with DAG("breaks", schedule=None):
+                BatchWorkflow("tea", steps="steps", pool_config=PoolConfig(), default_args={"retries": 0})
+            """
+        )
+    )
+    return tmp_path
+
+
+def test_demo_of_a_run_that_fails_names_the_step(failing: Path) -> None:
+    done = batchwrap("demo", "--dag", "breaks", cwd=failing)
+    assert done.returncode == 1
+    assert "2_breaks failed" in done.stderr
+    assert "no tea for 20" in done.stderr
+    assert "the kettle is cold" in done.stderr
+    assert "Everything is stopped" in done.stdout or "Traceback (most recent call last):\n  File" not in done.stdout
+    assert re.search(r"tea\.1_fine .*success", done.stdout)
+    assert re.search(r"tea\.2_breaks .*failed", done.stdout)
+    assert re.search(r"tea\.clean_up .*success", done.stdout)
+    (folder,) = (failing / ".batchwrap").iterdir()
+    assert left_running(folder) == []
+
+
+def until(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_demo_leaves_nothing(failing: Path, number: signal.Signals) -> None:
+    demo = started_demo(failing)
+    folder = next((failing / ".batchwrap").iterdir())
+    demo.send_signal(number)
+    assert demo.wait(60) == 128 + number
+    assert left_running(folder) == []
+
+
+def test_killed_demo_is_cleared_away_by_down(failing: Path) -> None:
+    demo = started_demo(failing)
+    folder = next((failing / ".batchwrap").iterdir())
+    demo.kill()
+    demo.wait(60)
+    assert left_running(folder) != []
+    assert batchwrap("down", cwd=failing).stdout.splitlines()[-1] == "Stopped."
+    assert left_running(folder) == []
+
+
+def started_demo(cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a demo and return while it starts Airflow."""
+    command = [sys.executable, "-m", "airflow_batchwrap.cli", "demo", "--dag", "breaks"]
+    # Under a shell's `&` SIGINT is ignored, and stays so in its children.
+    demo = subprocess.Popen(
+        command,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+    )
+
+    def starting() -> bool:
+        assert demo.poll() is None
+        states = list((cwd / ".batchwrap").glob("*/state.json"))
+        return bool(states and json.loads(states[0].read_text())["airflow"])
+
+    until(starting)
+    return demo
