@@ -118,8 +118,7 @@ def test_steps_ran_on_a_node_and_passed_their_values_on(quickstart: report.Run) 
 
 def test_what_a_step_prints_is_in_its_log(quickstart: report.Run) -> None:
     log = "\n".join(quickstart.log(tasks_of(quickstart)["1_extract"]))
-    assert log.strip()
-    assert "clean.csv" in log or "rows" in log
+    assert "kept 350 readings of 3 sensors, dropped 10" in log
 
 
 def test_fetched_files_are_the_blobs(up: Up, quickstart: report.Run) -> None:
@@ -241,7 +240,6 @@ def test_demo_of_a_run_that_fails_names_the_step(failing: Path) -> None:
     assert "2_breaks failed" in done.stderr
     assert "no tea for 20" in done.stderr
     assert "the kettle is cold" in done.stderr
-    assert "Everything is stopped" in done.stdout or "Traceback (most recent call last):\n  File" not in done.stdout
     assert re.search(r"tea\.1_fine .*success", done.stdout)
     assert re.search(r"tea\.2_breaks .*failed", done.stdout)
     assert re.search(r"tea\.clean_up .*success", done.stdout)
@@ -275,17 +273,21 @@ def test_killed_demo_is_cleared_away_by_down(failing: Path) -> None:
     assert left_running(folder) == []
 
 
+def listen_to_ctrl_c() -> None:
+    """As in a terminal, also where these tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def started_demo(cwd: Path) -> subprocess.Popen[bytes]:
     """Start a demo and return while it starts Airflow."""
     command = [sys.executable, "-m", "airflow_batchwrap.cli", "demo", "--dag", "breaks"]
-    # Under a shell's `&` SIGINT is ignored, and stays so in its children.
     demo = subprocess.Popen(
         command,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        preexec_fn=listen_to_ctrl_c,
     )
 
     def starting() -> bool:
