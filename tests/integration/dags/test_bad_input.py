@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,59 +20,56 @@ Left = Callable[[], list[str]]
 FINE = "def do_action(engine, *args):\n    return list(args)\n"
 
 
-@pytest.mark.parametrize(
-    ("step", "said"),
-    [
-        pytest.param("x = 1\n", ["do_action", "1_bad"], id="no do_action"),
-        pytest.param(
-            "import sys\n"
-            "def do_action(engine):\n"
-            "    print('about to fail', file=sys.stderr)\n"
-            "    helper()\n"
-            "def helper():\n"
-            "    raise ValueError('too many cooks')\n",
-            ["ValueError", "too many cooks", "in helper", "exit code 1", "about to fail"],
-            id="raises",
-        ),
-        pytest.param(
-            "import datetime\ndef do_action(engine):\n    return {'when': [datetime.date(2026, 1, 1)]}\n",
-            ["date", "1_bad", "when"],
-            id="returns no JSON",
-        ),
-        pytest.param(
-            "def do_action(engine):\n    engine.add_file_to_upload('gone.csv')\n", ["gone.csv"], id="missing file"
-        ),
-        pytest.param(
-            "def do_action(engine):\n    engine.add_file_to_upload('../../etc/passwd')\n",
-            ["../../etc/passwd"],
-            id="file outside",
-        ),
-        pytest.param(
-            "import os, signal\ndef do_action(engine):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
-            ["SIGKILL", "137"],
-            id="killed",
-        ),
-        pytest.param("import os\ndef do_action(engine):\n    os._exit(0)\n", ["no result record"], id="os._exit"),
-        pytest.param("def do_action(engine, a, b):\n    return 1\n", ["1_bad", "argument"], id="wrong arguments"),
-        pytest.param("def do_action(engine:\n", ["1_bad.py", "line 1"], id="syntax error"),
-    ],
-)
+# Step, and what its error must say.
+BAD_STEPS = {
+    "no_do_action": ("x = 1\n", ["do_action"]),
+    "raises": (
+        "import sys\n"
+        "def do_action(engine):\n"
+        "    print('about to fail', file=sys.stderr)\n"
+        "    helper()\n"
+        "def helper():\n"
+        "    raise ValueError('too many cooks')\n",
+        ["ValueError", "too many cooks", "in helper", "exit code 1", "about to fail"],
+    ),
+    "no_json": (
+        "import datetime\ndef do_action(engine):\n    return {'when': [datetime.date(2026, 1, 1)]}\n",
+        ["date", "when"],
+    ),
+    "missing_file": ("def do_action(engine):\n    engine.add_file_to_upload('gone.csv')\n", ["gone.csv"]),
+    "file_outside": (
+        "def do_action(engine):\n    engine.add_file_to_upload('../../etc/passwd')\n",
+        ["../../etc/passwd"],
+    ),
+    "killed": (
+        "import os, signal\ndef do_action(engine):\n    os.kill(os.getpid(), signal.SIGKILL)\n",
+        ["SIGKILL", "137"],
+    ),
+    "leaves": ("import os\ndef do_action(engine):\n    os._exit(0)\n", ["no result record"]),
+    "wrong_arguments": ("def do_action(engine, a, b):\n    return 1\n", ["argument"]),
+    "syntax": ("def do_action(engine:\n", ["1_syntax.py", "line 1"]),
+}
+
+
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_bad_step_is_told(
-    run_workflow: Workflow, left_behind: Left, step: str, said: list[str], deferrable: bool
-) -> None:
+def test_a_bad_step_is_told(run_workflow: Workflow, left_behind: Left, deferrable: bool) -> None:
+    # All of one number, so that each is tried although the others fail.
+    steps = {f"1_{name}.py": step for name, (step, _) in BAD_STEPS.items()}
     run = run_workflow(
-        {"1_bad.py": step, "2_next.py": FINE},
+        {**steps, "2_next.py": FINE},
         f'pool_config={{"target_dedicated_nodes": 1}}, results="r", deferrable={deferrable}, '
         'config=WorkflowConfig(inline_wait="0.2 s", poll_interval="1 s")',
     )
     assert run.state == "failed"
-    assert run.states["w.1_bad"] == "failed"
     assert run.states["w.2_next"] == "upstream_failed"
     assert run.states["w.fetch_results"] == "upstream_failed"
     assert run.states["w.clean_up"] == "success"
-    for text in said:
-        assert text in run.log, f"{text!r} is not in the log:\n{run.log[-6000:]}"
+    for name, (_, said) in BAD_STEPS.items():
+        assert run.states[f"w.1_{name}"] == "failed"
+        told = re.findall(rf"StepFailed: (Step '1_{name}' .*?)\n20\d\d-", run.log, flags=re.DOTALL)
+        assert len(told) == 1, f"{name} is told {len(told)} times:\n{run.log[-8000:]}"
+        for text in said:
+            assert text in told[0], f"{text!r} is not in what is told of {name}:\n{told[0]}"
     assert "sig=" not in run.log
     assert left_behind() == []
 
