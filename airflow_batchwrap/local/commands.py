@@ -52,13 +52,14 @@ def serve(
     given = _key(key, dev_key, host)
     try:
         home = Home.make(data)
-        home.lock()
-        kept = home.key(given)
-        listener = serving.listen(host, port)
+        with home.lock():
+            kept = home.key(given)
+            listener = serving.listen(host, port)
+            address = f"http://{host}:{listener.getsockname()[1]}"
+            typer.echo(f"Local Batch service: {address}, account {account}, data {home.path}")
+            serving.serve(home, listener, host, account, kept)
     except HomeError as error:
         raise _fail(error) from None
-    typer.echo(f"Local Batch service: http://{host}:{listener.getsockname()[1]}, account {account}, data {home.path}")
-    serving.serve(home, listener, host, account, kept)
 
 
 @app.command()

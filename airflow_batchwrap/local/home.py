@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +46,10 @@ class Home:
             raise HomeError(f"The data directory {path} cannot be made ({error.strerror}): name another one.") from None
         return cls(path.resolve())
 
-    def lock(self) -> int:
-        """Take the directory for this process, until it ends.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Take the directory for this process, as long as the context lasts.
 
-        :return: a descriptor that holds the lock while it is open.
         :raises HomeError: another service has it.
         """
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -60,7 +62,10 @@ class Home:
             raise HomeError(
                 f"A local Batch service runs on {self.path} already{who}: stop it, or name another data directory."
             ) from None
-        return descriptor
+        try:
+            yield
+        finally:
+            os.close(descriptor)
 
     def key(self, given: str | None = None) -> str:
         """The key of this directory, made at random the first time.

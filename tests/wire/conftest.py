@@ -172,19 +172,30 @@ def job(wire: Wire, pool: str) -> str:
     return wire.job(pool)
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[Callable[[], Wire]]:
-    """Starts (again) a service of the test's own, always on the same data directory."""
+@pytest.fixture(scope="session")
+def services() -> Iterator[Callable[[Path], Wire]]:
+    """Starts services (again) on data directories; what still runs at the end is stopped."""
     clients: list[BatchClient] = []
+    directories: set[Path] = set()
 
-    def begin() -> Wire:
-        running = runner.start(tmp_path / "own")
+    def begin(data: Path) -> Wire:
+        running = runner.start(data)
+        directories.add(data)
         clients.append(connect(running))
-        return Wire(running, clients[-1], _number=100 * len(clients))
+        return Wire(running, clients[-1], _number=1000 * len(clients))
 
     yield begin
     for client in clients:
         client.close()
+    for data in directories:
+        if (running := runner.attach(data)) is not None:
+            running.stop()
+
+
+@pytest.fixture
+def own(services: Callable[[Path], Wire], tmp_path: Path) -> Iterator[Callable[[], Wire]]:
+    """Starts (again) a service of the test's own, always on the same data directory."""
+    yield lambda: services(tmp_path / "own")
     if (running := runner.attach(tmp_path / "own")) is not None:
         running.stop()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,7 @@ MAKE = (
 class Box:
     """A container that may be written and, as on Azure it should be, not read."""
 
-    def __init__(self, azurite: AzuriteService) -> None:
+    def __init__(self, azurite: AzuriteService, client: BlobServiceClient) -> None:
         name = f"wire-outputs-{next(_numbers)}"
         sas = generate_container_sas(
             azurite.account,
@@ -37,22 +38,25 @@ class Box:
             expiry=datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1),
         )
         self.url = f"{azurite.url}/{name}?{sas}"
-        self._connection = azurite.connection_string
-        self._name = name
-        with BlobServiceClient.from_connection_string(self._connection) as client:
-            client.create_container(name)
+        self._container = client.create_container(name)
 
     def blobs(self) -> dict[str, bytes]:
         """What is in it."""
-        with BlobServiceClient.from_connection_string(self._connection) as client:
-            container = client.get_container_client(self._name)
-            return {blob.name: container.download_blob(blob.name).readall() for blob in container.list_blobs()}
+        names = list(self._container.list_blob_names())
+        return {name: self._container.download_blob(name).readall() for name in names}
+
+
+@pytest.fixture(scope="module")
+def storage(azurite: AzuriteService) -> Iterator[BlobServiceClient]:
+    """A client of Azurite."""
+    with BlobServiceClient.from_connection_string(azurite.connection_string) as client:
+        yield client
 
 
 @pytest.fixture
-def box(azurite: AzuriteService) -> Box:
+def box(azurite: AzuriteService, storage: BlobServiceClient) -> Box:
     """An empty container."""
-    return Box(azurite)
+    return Box(azurite, storage)
 
 
 def output(url: str, pattern: str, path: str | None = None, on: str = "taskcompletion", **more: Any) -> m.OutputFile:
@@ -170,7 +174,7 @@ def test_headers_go_with_the_upload(wire: Wire, job: str, web: Web) -> None:
 
 
 def test_large_file_goes_up_in_blocks(wire: Wire, job: str, box: Box) -> None:
-    size = 70 * 1024 * 1024
+    size = 40 * 1024 * 1024
     command = f"""python3 -c 'open("big", "wb").write(b"0123456789abcdef" * {size // 16})'"""
     task = wire.run(job, command, output_files=[output(box.url, "big", "big")])
     assert info_of(task).result == "success"

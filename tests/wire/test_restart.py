@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,7 +18,27 @@ if TYPE_CHECKING:
     from tests.wire.conftest import Wire
 
 
-def crash(wire: Wire) -> None:
+@dataclass
+class Crash:
+    """A service that was killed and started again, and what it had acknowledged before."""
+
+    wire: Wire
+    pool: str
+    nodes: list[str]
+    job: str = ""
+    tasks: dict[str, m.BatchTask] = field(default_factory=dict)
+    waiting_job: str = ""
+    waiting: str = ""
+    running: str = ""
+    old: list[psutil.Process] = field(default_factory=list)
+    prepared: list[str] = field(default_factory=list)
+    barred: tuple[str, str] = ("", "")
+    terminating: str = ""
+    deleting: str = ""
+    deleted_pool: str = ""
+
+
+def kill(wire: Wire) -> None:
     """Kill the service, and nothing else."""
     process = psutil.Process(wire.service.pid)
     os.kill(wire.service.pid, signal.SIGKILL)
@@ -35,168 +57,154 @@ def processes(task: str) -> list[psutil.Process]:
     return found
 
 
-def test_everything_acknowledged_is_there_after_a_crash(own: Callable[[], Wire]) -> None:
-    wire = own()
-    pool = wire.pool(2, 2, metadata=[m.BatchMetadataItem(name="a", value="1")])
-    ids = {node.id for node in wire.client.list_nodes(pool)}
-    job = wire.job(pool, priority=9)
-    done, failed = wire.run(job, "/bin/echo kept"), wire.run(job, "/bin/sh -c 'exit 9'")
-    name = wire.name("job")
-    wire.client.create_job(m.BatchJobCreateOptions(id=name, pool_info=m.BatchPoolInfo(pool_id="later")))
-    waiting = wire.add(name, "/bin/true")
-    # Acknowledged, and nothing after it.
-    wire.client.update_job(name, m.BatchJobUpdateOptions(priority=-3))
-    crash(wire)
-
-    wire = own()
-    client = wire.client
-    assert {node.id for node in wire.nodes(pool, 2, "idle")} == ids
-    found = client.get_pool(pool)
-    assert (found.target_dedicated_nodes, found.task_slots_per_node) == (2, 2)
-    assert found.metadata is not None
-    assert client.get_job(job).priority == 9
-    again = client.get_task(job, done.id)
-    assert again.as_dict()["executionInfo"] == done.as_dict()["executionInfo"]
-    assert (again.etag, again.creation_time) == (done.etag, done.creation_time)
-    assert wire.text(job, done.id) == "kept\n"
-    info = client.get_task(job, failed.id).execution_info
-    assert info is not None
-    assert (info.exit_code, info.result) == (9, "failure")
-    assert client.get_job(name).priority == -3
-    assert client.get_task(name, waiting).state == "active"
-    counts = client.get_job_task_counts(job).task_counts
-    assert (counts.completed, counts.succeeded, counts.failed) == (2, 1, 1)
-    wire.run(job, "/bin/true")
+def preparations(wire: Wire, job: str) -> list[str | None]:
+    """The results of a job's completed preparations."""
+    found = wire.client.list_job_preparation_and_release_task_status(job)
+    infos = [status.job_preparation_task_execution_info for status in found]
+    return [info.result for info in infos if info is not None and info.state == "completed"]
 
 
-def test_running_tasks_are_queued_again_and_their_processes_are_gone(own: Callable[[], Wire]) -> None:
-    wire = own()
-    pool = wire.pool(1)
-    job = wire.job(pool)
+def gone(look: Callable[[], object]) -> bool:
+    """Whether what is looked for is not there."""
+    try:
+        look()
+    except ResourceNotFoundError:
+        return True
+    return False
+
+
+def begin(wire: Wire) -> Crash:
+    """Give a service things to keep and things to do."""
+    append = "/bin/sh -c 'echo x >> $AZ_BATCH_NODE_SHARED_DIR/{}'"
+    start = m.BatchStartTask(command_line=append.format("starts"))
+    pool = wire.pool(1, 8, metadata=[m.BatchMetadataItem(name="a", value="1")], start_task=start)
+    before = Crash(wire, pool, [node.id for node in wire.client.list_nodes(pool)])
+    before.job = wire.job(pool, priority=9)
+    for name, command in (("done", "/bin/echo kept"), ("failed", "/bin/sh -c 'exit 9'")):
+        before.tasks[name] = wire.run(before.job, command)
+    for again in (False, True):
+        preparation = m.BatchJobPreparationTask(
+            command_line=append.format("each" if again else "once"), rerun_on_node_reboot_after_success=again
+        )
+        before.prepared.append(wire.job(pool, job_preparation_task=preparation))
+        wire.run(before.prepared[-1], "/bin/true")
+    barred = wire.job(pool, job_preparation_task=m.BatchJobPreparationTask(command_line="/bin/false"))
+    before.barred = (barred, wire.add(barred, "/bin/true"))
+    wire.until(lambda: preparations(wire, barred) == ["failure"])
+    wire.state(*before.barred, "active")
     # The first run leaves a mark on the node and stays; the second one finds it and ends.
     mark = "$AZ_BATCH_NODE_SHARED_DIR/mark"
     command = f"/bin/sh -c 'test -e {mark} && exec echo again; touch {mark}; setsid sleep 621 & sleep 622'"
-    task = wire.add(job, command)
-    wire.state(job, task, "running")
-    wire.until(lambda: len(processes(task)) == 3)
-    old = processes(task)
-    crash(wire)
-    assert [process.is_running() for process in old] == [True] * 3
+    before.running = wire.add(before.job, command)
+    wire.until(lambda: len(processes(before.running)) == 3)
+    before.old = processes(before.running)
+    release = m.BatchJobReleaseTask(command_line="/bin/sh -c 'test -e $AZ_BATCH_NODE_SHARED_DIR/go || sleep 60'")
+    preparation = m.BatchJobPreparationTask(command_line="/bin/true")
+    ending = [wire.job(pool, job_preparation_task=preparation, job_release_task=release) for _ in range(2)]
+    for job in ending:
+        wire.run(job, "/bin/true")
+    before.terminating, before.deleting = ending
+    before.deleted_pool = wire.pool(2)
+    before.waiting_job = wire.name("job")
+    later = m.BatchPoolInfo(pool_id="later")
+    wire.client.create_job(m.BatchJobCreateOptions(id=before.waiting_job, pool_info=later))
+    before.waiting = wire.add(before.waiting_job, "/bin/true")
+    options: Any = {"terminateReason": "enough"}
+    wire.client.begin_terminate_job(before.terminating, options)
+    wire.client.begin_delete_job(before.deleting)
+    assert wire.client.get_job(before.terminating).state == "terminating"
+    assert wire.client.get_job(before.deleting).state == "deleting"
+    wire.client.begin_delete_pool(before.deleted_pool)
+    # Acknowledged, and nothing after it.
+    wire.client.update_job(before.waiting_job, m.BatchJobUpdateOptions(priority=-3))
+    return before
 
-    wire = own()
-    completed = wire.state(job, task, "completed")
-    assert not [process for process in old if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert wire.text(job, task) == "again\n"
+
+@pytest.fixture(scope="module")
+def crash(services: Callable[[Path], Wire], tmp_path_factory: pytest.TempPathFactory) -> Crash:
+    """A service killed in the middle of its work, and started again."""
+    data = tmp_path_factory.mktemp("crash")
+    before = begin(services(data))
+    kill(before.wire)
+    assert [process.is_running() for process in before.old] == [True] * 3
+    (before.wire.service.data / "nodes" / before.nodes[0] / "shared" / "go").touch()
+    before.wire = services(data)
+    return before
+
+
+def test_pools_and_nodes_are_there(crash: Crash) -> None:
+    assert [node.id for node in crash.wire.nodes(crash.pool, 1, "idle", "running")] == crash.nodes
+    pool = crash.wire.client.get_pool(crash.pool)
+    assert (pool.target_dedicated_nodes, pool.task_slots_per_node) == (1, 8)
+    assert pool.metadata is not None
+    assert pool.metadata[0].value == "1"
+
+
+def test_results_and_files_are_there(crash: Crash) -> None:
+    client = crash.wire.client
+    assert client.get_job(crash.job).priority == 9
+    for task in crash.tasks.values():
+        again = client.get_task(crash.job, task.id)
+        assert again.as_dict()["executionInfo"] == task.as_dict()["executionInfo"]
+        assert (again.etag, again.creation_time, again.state) == (task.etag, task.creation_time, "completed")
+    assert crash.wire.text(crash.job, crash.tasks["done"].id) == "kept\n"
+    counts = client.get_job_task_counts(crash.job).task_counts
+    assert counts.failed == 1
+
+
+def test_last_acknowledged_change_is_there(crash: Crash) -> None:
+    assert crash.wire.client.get_job(crash.waiting_job).priority == -3
+    assert crash.wire.client.get_task(crash.waiting_job, crash.waiting).state == "active"
+
+
+def test_running_task_is_queued_again_and_its_processes_are_gone(crash: Crash) -> None:
+    completed = crash.wire.state(crash.job, crash.running, "completed")
+    assert not [one for one in crash.old if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert crash.wire.text(crash.job, crash.running) == "again\n"
     info = completed.execution_info
     assert info is not None
     assert (info.exit_code, info.retry_count, info.requeue_count) == (0, 0, 0)
 
 
-def test_start_task_and_preparation_run_again_as_after_a_reboot(own: Callable[[], Wire]) -> None:
-    wire = own()
-    pool = wire.pool(
-        1, start_task=m.BatchStartTask(command_line="/bin/sh -c 'echo x >> $AZ_BATCH_NODE_SHARED_DIR/starts'")
-    )
-    once = m.BatchJobPreparationTask(
-        command_line="/bin/sh -c 'echo x >> $AZ_BATCH_NODE_SHARED_DIR/once'", rerun_on_node_reboot_after_success=False
-    )
-    each = m.BatchJobPreparationTask(command_line="/bin/sh -c 'echo x >> $AZ_BATCH_NODE_SHARED_DIR/each'")
-    jobs = [wire.job(pool, job_preparation_task=preparation) for preparation in (once, each)]
-    for job in jobs:
-        wire.run(job, "/bin/true")
-    crash(wire)
-
-    wire = own()
-    node = wire.nodes(pool, 1, "idle")[0]
-    for job in jobs:
+def test_start_task_and_preparation_run_again_as_after_a_reboot(crash: Crash) -> None:
+    wire = crash.wire
+    for job in crash.prepared:
         wire.run(job, "/bin/true")
     for name, times in (("starts", 2), ("once", 1), ("each", 2)):
-        text = b"".join(wire.client.download_node_file(pool, node.id, f"shared/{name}"))
+        text = b"".join(wire.client.download_node_file(crash.pool, crash.nodes[0], f"shared/{name}"))
         assert text == b"x\n" * times, name
 
 
-def test_barred_node_stays_barred(own: Callable[[], Wire]) -> None:
-    wire = own()
-    pool = wire.pool(1)
-    job = wire.job(pool, job_preparation_task=m.BatchJobPreparationTask(command_line="/bin/false"))
-    task = wire.add(job, "/bin/true")
-
-    def results(wire: Wire) -> list[str | None]:
-        found = wire.client.list_job_preparation_and_release_task_status(job)
-        infos = [status.job_preparation_task_execution_info for status in found]
-        return [info.result for info in infos if info is not None and info.state == "completed"]
-
-    wire.until(lambda: results(wire) == ["failure"])
-    wire.state(job, task, "active")
-    crash(wire)
-    wire = own()
-    wire.nodes(pool, 1, "idle")
-    wire.run(wire.job(pool), "/bin/true")
-    assert results(wire) == ["failure"]
-    assert wire.client.get_task(job, task).state == "active"
+def test_barred_node_stays_barred(crash: Crash) -> None:
+    job, task = crash.barred
+    crash.wire.run(crash.job, "/bin/true")
+    assert preparations(crash.wire, job) == ["failure"]
+    assert crash.wire.client.get_task(job, task).state == "active"
 
 
-def test_endings_that_were_begun_are_ended(own: Callable[[], Wire]) -> None:
-    wire = own()
-    pool = wire.pool(1)
-    release = m.BatchJobReleaseTask(command_line="/bin/sh -c 'test -e $AZ_BATCH_NODE_SHARED_DIR/go || sleep 60'")
-    preparation = m.BatchJobPreparationTask(command_line="/bin/true")
-    jobs = [wire.job(pool, job_preparation_task=preparation, job_release_task=release) for _ in range(2)]
-    for job in jobs:
-        wire.run(job, "/bin/true")
-    wire.client.begin_delete_job(jobs[0])
-    options: Any = {"terminateReason": "enough"}
-    wire.client.begin_terminate_job(jobs[1], options)
-    assert wire.client.get_job(jobs[0]).state == "deleting"
-    assert wire.client.get_job(jobs[1]).state == "terminating"
-    node = next(iter(wire.client.list_nodes(pool))).id
-    crash(wire)
-    (wire.service.data / "nodes" / node / "shared" / "go").touch()
-
-    wire = own()
-    wire.job_state(jobs[1], "completed")
-
-    def gone() -> bool:
-        try:
-            wire.client.get_job(jobs[0])
-        except ResourceNotFoundError:
-            return True
-        return False
-
-    wire.until(gone)
-
-
-def test_pool_that_was_being_deleted_is_deleted(own: Callable[[], Wire]) -> None:
-    wire = own()
-    name = wire.pool(2)
-    wire.client.begin_delete_pool(name)
-    crash(wire)
-    wire = own()
-
-    def gone() -> bool:
-        try:
-            wire.client.get_pool(name)
-        except ResourceNotFoundError:
-            return True
-        return False
-
-    wire.until(gone)
-    wire.until(lambda: list((wire.service.data / "nodes").iterdir()) == [])
+def test_endings_that_were_begun_are_ended(crash: Crash) -> None:
+    wire = crash.wire
+    ended = wire.job_state(crash.terminating, "completed")
+    assert ended.execution_info is not None
+    assert ended.execution_info.termination_reason == "enough"
+    wire.until(lambda: gone(lambda: wire.client.get_job(crash.deleting)))
+    wire.until(lambda: gone(lambda: wire.client.get_pool(crash.deleted_pool)))
+    wire.until(lambda: [path.name for path in (wire.service.data / "nodes").iterdir()] == crash.nodes)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_stop_is_quick_and_leaves_no_process(own: Callable[[], Wire], how: signal.Signals) -> None:
     wire = own()
-    pool = wire.pool(1, 2)
-    job = wire.job(pool)
-    tasks = [wire.add(job, "/bin/sh -c 'trap \"\" TERM INT; setsid sleep 631 & sleep 632'") for _ in range(2)]
+    job = wire.job(wire.pool(1, 2))
+    command = "/bin/sh -c 'trap \"\" TERM INT; setsid sleep 631 & sleep 632'"
+    tasks = [wire.add(job, command) for _ in range(2)]
     for task in tasks:
-        wire.state(job, task, "running")
         wire.until(lambda task=task: len(processes(task)) == 3)  # type: ignore[misc]
     service = psutil.Process(wire.service.pid)
     os.kill(wire.service.pid, how)
     assert service.wait(5) == 0
     assert not [process for task in tasks for process in processes(task)]
-    wire = own()
-    for task in tasks:
-        wire.state(job, task, "running")
+    if how == signal.SIGTERM:
+        wire = own()
+        for task in tasks:
+            wire.state(job, task, "running")
