@@ -107,6 +107,8 @@ def settings(dags: Path, port: int, results: Path, host: str = LOOPBACK) -> Sett
         "workers": {"min_heartbeat_interval": "1"},
         # A new or changed step file shows within seconds.
         "dag_processor": {"refresh_interval": "10", "min_file_process_interval": "10", "print_stats_interval": "300"},
+        # Azure's clients write a dozen lines for each request, which bury what a step has to say.
+        "logging": {"namespace_levels": "azure=WARNING"},
         "usage_data_collection": {"enabled": "False"},
         "batchwrap": {"results_base": str(results)},
     }
