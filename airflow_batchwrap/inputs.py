@@ -7,6 +7,8 @@ from pathlib import Path
 
 from airflow_batchwrap.exceptions import ConfigError
 
+_LONGEST_NAME = 900  # characters; a blob's name has 1024 at most, and the folder that it is put in takes some
+
 
 def collect(inputs: str | Path | Sequence[str | Path], base: Path) -> list[tuple[str, Path]]:
     """Return the input files, by the name that a step opens them with, in name order.
@@ -15,7 +17,8 @@ def collect(inputs: str | Path | Sequence[str | Path], base: Path) -> list[tuple
     that begin with a dot are left out, since nobody means to upload a ``.git`` or a ``.env``.
 
     :param inputs: one path or several; relative ones are relative to ``base``.
-    :raises ConfigError: a path is missing, two files have one name, or a symbolic link leaves its folder.
+    :raises ConfigError: a path is missing, two files have one name, a name cannot be a blob's, or a symbolic link
+        leaves its folder.
     """
     paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     found: dict[str, Path] = {}
@@ -36,7 +39,14 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
     files = []
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
-        if any(part.startswith(".") or part == "__pycache__" for part in name.parts) or file.is_dir():
+        if any(part.startswith(".") or part == "__pycache__" for part in name.parts):
+            continue
+        if file.is_symlink() and file.is_dir():
+            raise ConfigError(
+                f"Input {str(file)!r} is a link to a folder, which is not followed. Put the folder itself there, or "
+                "name it in `inputs`."
+            )
+        if file.is_dir():
             continue
         if not file.resolve().is_relative_to(root):
             raise ConfigError(
@@ -50,6 +60,13 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _add(found: dict[str, Path], name: str, file: Path) -> None:
+    if len(name) > _LONGEST_NAME or any(
+        ord(sign) < 32 or sign == "\\" or 0xD800 <= ord(sign) <= 0xDFFF for sign in name
+    ):
+        raise ConfigError(
+            f"Input {name!r} has a name that no blob can have: a control character, a backslash, a byte that is not "
+            f"UTF-8, or more than {_LONGEST_NAME} characters. Rename it."
+        )
     earlier = found.get(name)
     if earlier is not None and earlier.resolve() != file.resolve():
         raise ConfigError(

@@ -90,15 +90,28 @@ def batch_id(readable: list[str], exact: tuple[object, ...], suffix: str = "") -
     return "-".join([part.strip("-_") or "x" for part in parts] + [tail])
 
 
-def setup_id(dag_id: str, scope: str, run_id: str, map_index: int, epoch: int, number: int = 1) -> str:
-    """Return the id of the pool and of the job that one set-up task makes in one epoch.
+def setup_family(dag_id: str, scope: str, task_id: str, run_id: str, map_index: int) -> str:
+    """Return what the ids of all pools, and of all jobs, that one set-up task makes in one run begin with.
 
-    :param scope: the workflow's group id, or the set-up task's own id outside a group.
+    :param scope: the workflow's group id, or the set-up task's own id outside a group; it is there to be read.
+    :param task_id: of the set-up task: two of them may share a group.
+    """
+    readable = [dag_id] if scope == dag_id else [dag_id, scope]
+    return batch_id([*readable, run_slug(run_id, 40)], (dag_id, task_id, run_id, map_index)) + "-"
+
+
+def setup_suffix(epoch: int, number: int = 1) -> str:
+    """Return how the id of one pool or job of a family ends.
+
     :param number: 2 and more where Azure still holds the id before it, being deleted.
     """
-    suffix = f"e{epoch}" + (f"-{number}" if number > 1 else "")
-    readable = [dag_id] if scope == dag_id else [dag_id, scope]
-    return batch_id([*readable, run_slug(run_id, 40)], (dag_id, scope, run_id, map_index), suffix)
+    return f"e{epoch}" + (f"-{number}" if number > 1 else "")
+
+
+def setup_order(suffix: str) -> tuple[int, int] | None:
+    """Read what :func:`setup_suffix` wrote: epoch and number; None where the text is something else."""
+    match = re.fullmatch(r"e(\d+)(?:-(\d+))?", suffix)
+    return (int(match[1]), int(match[2] or 1)) if match else None
 
 
 def step_id(task_id: str, step: str, map_index: int, attempt: Attempt) -> str:
@@ -119,6 +132,24 @@ def container_name(dag_id: str) -> str:
     return f"batchwrap-{readable[: MAX_CONTAINER - len(tail) - 11].strip('-')}-{tail}"
 
 
-def run_prefix(run_id: str, scope: str) -> str:
-    """Return the folder, in a container, of one run's results: ``<run>/<scope>``."""
-    return f"{run_slug(run_id, 60)}-{digest(run_id, length=6)}/{slug(scope, 100)}-{digest(scope, length=6)}"
+def run_prefix(run_id: str, scope: str, map_index: int = -1) -> str:
+    """Return the folder, in a container, of one run's results: ``<run>/<scope>``.
+
+    :param map_index: of the set-up task, where it is mapped.
+    """
+    index = "" if map_index < 0 else f"-{map_index}"
+    return f"{run_slug(run_id, 60)}-{digest(run_id, length=6)}/{slug(scope, 100)}{index}-{digest(scope, length=6)}"
+
+
+def result_folder(task_id: str, group: str, map_index: int) -> str:
+    """Return the folder, in a run's, of one task's results: ``1_extract``, and ``1_extract[3]`` where it is mapped.
+
+    Named by the task and not by its step: two tasks of one run may well run the same step.
+
+    :param group: the task group of the run's set-up task; empty where that is in none.
+    """
+    if not group or task_id.startswith(group + "."):
+        name = task_id[len(group) + 1 :] if group else task_id
+    else:
+        name = f"{task_id}-{digest(task_id, length=6)}"
+    return name if map_index < 0 else f"{name}[{map_index}]"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, TaskGroup
-from airflow.sdk.definitions._internal.contextmanager import DagContext
 from airflow.sdk.definitions.xcom_arg import XComArg
 
 from airflow_batchwrap import steps as step_files
 from airflow_batchwrap.config import PoolConfig, WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.pool import (
     CreatePoolOperator,
     DeletePoolOperator,
@@ -73,17 +73,16 @@ class BatchWorkflow(TaskGroup):
         if config is None and isinstance(pool_config, str | Path):
             config = pool_config  # one batch.json holds both
         how = config if isinstance(config, WorkflowConfig) else self._config(folder, config)
+        places = how.to_dict(defaults=True)  # templates as they are: the tasks render them
         # Read now, so that a wrong key is an import error of the DAG and not the failure of a run.
         if isinstance(pool_config, str | Path):
             pool_config = PoolConfig.from_json(folder / pool_config)
         elif isinstance(pool_config, Mapping):
             pool_config = PoolConfig.from_dict(pool_config)
-        common = {
-            "deferrable": deferrable,
-            "inline_wait": how.inline_wait.total_seconds(),
-            "poll_interval": how.poll_interval.total_seconds(),
-            **(task_args or {}),
-        }
+        every = {name: places[name] for name in BatchWrapOperator.setting_names}
+        common = {"deferrable": deferrable, **every, **(task_args or {})}
+        of_setup = {name: places[name] for name in SetUpOperator.setting_names if name not in every}
+        of_step = {name: places[name] for name in RunBatchTaskOperator.setting_names if name not in every}
         with self:
             self.set_up = self._set_up(
                 pool_config,
@@ -92,11 +91,7 @@ class BatchWorkflow(TaskGroup):
                 steps=str(folder / steps),
                 inputs=inputs,
                 expected_steps=[step.file for step in found.steps],
-                output_container=how.output_container,
-                pool_wait_timeout=how.pool_wait_timeout,
-                job_wall_clock=how.job_wall_clock,
-                batch_retries=how.batch_retries,
-                **common,
+                **{**of_setup, **common},
             )
             workspace = self.set_up.output
             self.steps: dict[str, RunBatchTaskOperator] = {}
@@ -109,11 +104,8 @@ class BatchWorkflow(TaskGroup):
                         task_id=step.name,
                         step=step.file,
                         workspace=workspace,
-                        step_timeout=how.step_timeout,
-                        batch_retries=how.batch_retries,
-                        task_slots=how.task_slots,
+                        **{**of_step, **common},
                         **passed_on,
-                        **common,
                     )
                     for earlier in before:
                         earlier >> task
@@ -132,7 +124,8 @@ class BatchWorkflow(TaskGroup):
                     step_task >> self.fetch
                 last = [self.fetch]
             self.clean_up = DeletePoolOperator(task_id="clean_up", workspace=workspace, **common)
-            for last_task in last:
+            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
+            for last_task in [*self.steps.values(), *last]:
                 last_task >> self.clean_up
             # Without this a failed clean-up would fail a run whose results are fetched.
             self.clean_up.as_teardown(setups=self.set_up, on_failure_fail_dagrun=False)
@@ -150,11 +143,9 @@ class BatchWorkflow(TaskGroup):
             return RepurposePoolOperator(task_id="repurpose_pool", pool_id=pool_id, **kwargs)
         return UsePoolOperator(task_id="use_pool", pool_id=pool_id, **kwargs)
 
-    @staticmethod
-    def _folder() -> Path:
+    def _folder(self) -> Path:
         """Return the folder of the DAG file, which relative paths are relative to."""
-        dag = DagContext.get_current()
-        return Path(dag.fileloc).resolve().parent if dag is not None else Path.cwd()
+        return Path(self.dag.fileloc).resolve().parent if self.dag is not None else Path.cwd()
 
     @staticmethod
     def _config(folder: Path, given: str | Path | None) -> WorkflowConfig:

@@ -68,6 +68,7 @@ class Workspace:
     :param inputs_dir: where they are on a node, as :class:`~airflow_batchwrap.engine.protocol.Call` has it.
     :param output_container: the container of the run's results.
     :param output_prefix: the run's folder in it.
+    :param group: the task group of the set-up task; empty where it is in none.
     """
 
     pool_id: str
@@ -80,6 +81,7 @@ class Workspace:
     inputs_dir: str = ""
     output_container: str = ""
     output_prefix: str = ""
+    group: str = ""
     version: int = field(default=1)
 
     def to_xcom(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 
-from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.exceptions import ConfigError, Throttled
 from airflow_batchwrap.hooks.blobs import BlobCalls
 from airflow_batchwrap.hooks.errors import translated
 from airflow_batchwrap.hooks.pools import PoolCalls
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from azure.batch import BatchClient
     from azure.batch.aio import BatchClient as AsyncBatchClient
     from azure.storage.blob import BlobServiceClient
+
+# What reading a connection raises when Airflow's own API does not answer; by name, as httpx is no dependency of ours.
+_AIRFLOW_IS_AWAY = {"AirflowRuntimeError", "ConnectError", "ConnectTimeout", "ReadError", "ReadTimeout", "ServerError"}
 
 
 class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
@@ -138,6 +141,10 @@ class _Connecting(AbstractContextManager[None]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, ConfigError) or not isinstance(error, Exception):
             return
+        if type(error).__name__ in _AIRFLOW_IS_AWAY:
+            raise Throttled(
+                f"Airflow does not say what connection {self.conn_id!r} is ({type(error).__name__}). Try again later."
+            ) from None
         # The kind alone: the text of a client's ValueError can hold the key it choked on.
         reason = str(error) if "isn't defined" in str(error) else type(error).__name__
         raise ConfigError(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.exceptions import ConfigError, TryAgain
+from airflow_batchwrap.waiting import pause_after
 from airflow_batchwrap.workspace import BlobRef, InputFile
 
 if TYPE_CHECKING:
-    from azure.storage.blob import BlobServiceClient
+    from azure.storage.blob import BlobServiceClient, UserDelegationKey
 
 INPUTS_CONTAINER = "batchwrap-inputs"
 UPLOAD_THREADS = 8
@@ -24,13 +26,19 @@ _CHUNK = 4 * 1024 * 1024  # bytes
 # A user delegation key lives at most 7 days (Azure Storage, "Create a user delegation SAS").
 _DELEGATION_DAYS = 7
 _CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
+_COPY_TIMEOUT = 600.0  # seconds
 
 
 class BlobCalls:
     """The part of BatchWrapHook that deals with Blob."""
 
+    _delegated: tuple[UserDelegationKey, datetime, datetime] | None = None
+
     if TYPE_CHECKING:
         wasb_conn_id: str
+
+        @property
+        def log(self) -> Any: ...
 
         @property
         def blobs(self) -> BlobServiceClient: ...
@@ -108,11 +116,22 @@ class BlobCalls:
         container = self.blobs.get_container_client(INPUTS_CONTAINER)
 
         def copy(item: InputFile) -> None:
+            copied = replace(item.ref, blob=prefix + item.name)
+            if self._is_there(copied):
+                return
             with self.blob_call(f"copy input {item.name!r} inside container {INPUTS_CONTAINER!r}"):
-                target = container.get_blob_client(prefix + item.name)
-                if target.exists():
-                    return
-                target.start_copy_from_url(self.sas_url(item.ref, timedelta(hours=1)))
+                target = container.get_blob_client(copied.blob)
+                state = str(target.start_copy_from_url(self.sas_url(item.ref, timedelta(hours=1)))["copy_status"])
+                began = time.monotonic()
+                # Within one storage account a copy is over at once, but that is no promise.
+                while state == "pending" and time.monotonic() - began < _COPY_TIMEOUT:
+                    time.sleep(pause_after(time.monotonic() - began, 5))
+                    state = str(target.get_blob_properties().copy.status)
+                if state != "success":
+                    raise TryAgain(
+                        f"Storage did not copy input {item.name!r} inside container {INPUTS_CONTAINER!r} (its state is "
+                        f"{state!r}). Try again."
+                    )
 
         with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="batchwrap-copy") as threads:
             for job in [threads.submit(copy, item) for item in files]:
@@ -128,7 +147,9 @@ class BlobCalls:
                 properties = self.blobs.get_blob_client(ref.container, ref.blob).get_blob_properties()
             except ResourceNotFoundError:
                 return False
-            return bool(properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256)
+            whole = properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256
+            # What is still being copied has its name, size and metadata already.
+            return bool(whole and properties.copy.status in (None, "success"))
 
     def _upload(self, ref: BlobRef, data: bytes | IO[bytes]) -> None:
         with self.blob_call(f"upload blob {ref.blob!r} to container {ref.container!r}"):
@@ -192,10 +213,16 @@ class BlobCalls:
         if key := getattr(credential, "account_key", None):
             return {"account_key": key, **bounds}
         if hasattr(credential, "get_token"):
-            bounds["expiry"] = now + min(lifetime, timedelta(days=_DELEGATION_DAYS) - _CLOCK_SKEW)
-            with self.blob_call("get a user delegation key"):
-                key = self.blobs.get_user_delegation_key(bounds["start"], bounds["expiry"])
-            return {"user_delegation_key": key, **bounds}
+            key, expiry = self._delegation_key()
+            if now + lifetime - expiry > timedelta(days=1):
+                self.log.warning(
+                    "Connection %r is an identity, whose addresses last %s days at most, and %s were asked for: what "
+                    "takes longer loses its results. Lower step_timeout and job_wall_clock, or use an account key.",
+                    self.wasb_conn_id,
+                    _DELEGATION_DAYS,
+                    lifetime,
+                )
+            return {"user_delegation_key": key, **bounds, "expiry": min(now + lifetime, expiry)}
         if "sig=" in self.blobs.url or hasattr(credential, "signature"):
             return None
         raise ConfigError(
@@ -208,11 +235,15 @@ class BlobCalls:
         signature = getattr(self.blobs.credential, "signature", "")
         return f"{url}?{signature.lstrip('?')}" if signature and "sig=" not in url else url
 
-    @cached_property
-    def longest_sas(self) -> timedelta | None:
-        """How long a SAS of this connection can live; None where nothing bounds it."""
-        keyed = getattr(self.blobs.credential, "account_key", None)
-        return None if keyed else timedelta(days=_DELEGATION_DAYS) - _CLOCK_SKEW
+    def _delegation_key(self) -> tuple[UserDelegationKey, datetime]:
+        """Return what an identity signs with, and until when; asked for once an hour, and not for each address."""
+        now = datetime.now(UTC)
+        if self._delegated is None or now - self._delegated[2] > timedelta(hours=1):
+            expiry = now + timedelta(days=_DELEGATION_DAYS) - _CLOCK_SKEW
+            with self.blob_call("get a user delegation key"):
+                key = self.blobs.get_user_delegation_key(now - _CLOCK_SKEW, expiry)
+            self._delegated = key, expiry, now
+        return self._delegated[:2]
 
     # --- results
 
@@ -226,8 +257,8 @@ class BlobCalls:
             except ResourceNotFoundError:
                 return None
 
-    def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str:
-        """Return the end of a blob as text; empty where there is none.
+    def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str | None:
+        """Return the end of a blob as text; None where there is none.
 
         :param limit: bytes.
         """
@@ -242,7 +273,7 @@ class BlobCalls:
                 start = max(0, size - limit)
                 return client.download_blob(offset=start, length=size - start).readall().decode("utf-8", "replace")
             except ResourceNotFoundError:
-                return ""
+                return None
 
     def list_blobs(self, container: str, prefix: str) -> dict[str, int]:
         """Return the sizes, in bytes, of the blobs below a prefix, by name."""

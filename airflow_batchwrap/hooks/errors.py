@@ -13,6 +13,18 @@ _QUOTA = {
     "PoolQuotaReached": "pools",
     "ActiveJobAndScheduleQuotaReached": "active jobs and schedules",
 }
+# What to do about codes that a person can meet; Azure's own texts tell the problem alone.
+_REMEDIES = {
+    "JobNotFound": "The run's job was deleted: clear the set-up task, which opens a new one.",
+    "JobBeingDeleted": "The run's job was deleted: clear the set-up task, which opens a new one.",
+    "JobBeingTerminated": "The run's job has ended: clear the set-up task, which opens a new one.",
+    "JobCompleted": "The run's job has ended: clear the set-up task, which opens a new one.",
+    "JobDisabled": "Somebody has disabled the run's job: enable it, or clear the set-up task.",
+    "PoolNotFound": "Check pool_id, or give a pool_config to have a pool created.",
+    "ContainerBeingDeleted": "Wait half a minute until the container is gone, or use another one.",
+    "AuthorizationFailure": "Check the storage account's firewall.",
+    "RequestBodyTooLarge": "Pass large values from step to step or as inputs, not as arguments.",
+}
 _BUSY = {408, 429, 500, 502, 503, 504}
 
 
@@ -87,7 +99,8 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
             "Delete what is no longer needed, or ask Azure for a higher quota."
         )
     label = code or status or type(error).__name__
-    return ConfigError(f"Could not {doing}: {where} answered {label}: {said}")
+    remedy = _REMEDIES.get(code) or f"Check what was asked for, and connection {conn_id!r}."
+    return ConfigError(f"Could not {doing}: {where} answered {label}: {said.rstrip('.')}. {remedy}")
 
 
 @contextmanager

@@ -112,11 +112,6 @@ def metadata_items(values: Mapping[str, str]) -> list[models.BatchMetadataItem]:
     return [models.BatchMetadataItem(name=name, value=value) for name, value in values.items()]
 
 
-def metadata_of(entity: models.BatchPool | models.BatchJob) -> dict[str, str]:
-    """Return a pool's or job's metadata by name."""
-    return {item.name: item.value for item in entity.metadata or ()}
-
-
 def job_options(
     job_id: str,
     pool_id: str,

@@ -6,15 +6,16 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.hooks.errors import code_of
-from airflow_batchwrap.hooks.views import NodeView, PoolView, text
+from airflow_batchwrap.hooks.views import EntityView, NodeView, PoolView, text
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
     from azure.batch.aio import BatchClient as AsyncBatchClient
-    from azure.batch.models import BatchJob, BatchJobCreateOptions, BatchPool, BatchPoolCreateOptions
+    from azure.batch.models import BatchJobCreateOptions, BatchPoolCreateOptions
 
 # The SDK's pollers re-read the entity in a thread of their own; nobody waits for them here, so they look once.
 _NO_POLLING = 24 * 3600  # seconds
+_ENTITY_SELECT = ["id", "state", "metadata"]
 _NODE_SELECT = ["id", "state", "startTaskInfo", "errors"]
 _GONE = {"PoolNotFound", "JobNotFound", "PoolBeingDeleted", "JobBeingDeleted"}
 
@@ -47,15 +48,21 @@ class PoolCalls:
                 raise
         return True
 
-    def find_pool(self, pool_id: str) -> BatchPool | None:
+    def find_pool(self, pool_id: str) -> EntityView | None:
         """Return a pool; None where there is none."""
         from azure.core.exceptions import ResourceNotFoundError
 
         with self.batch_call(f"read pool {pool_id!r}"):
             try:
-                return self.batch.get_pool(pool_id)
+                return EntityView.of(self.batch.get_pool(pool_id, select=_ENTITY_SELECT))
             except ResourceNotFoundError:
                 return None
+
+    def find_pools(self, prefix: str) -> list[EntityView]:
+        """Return the pools whose id begins with ``prefix``, those being deleted included."""
+        with self.batch_call(f"list the pools whose id begins with {prefix!r}"):
+            found = self.batch.list_pools(select=_ENTITY_SELECT, filter=f"startswith(id, '{prefix}')")
+            return [EntityView.of(pool) for pool in found]
 
     def view_pool(self, pool_id: str) -> PoolView:
         """Return a pool with its nodes, as far as waiting needs them."""
@@ -106,24 +113,31 @@ class PoolCalls:
                 raise
         return True
 
-    def find_job(self, job_id: str) -> BatchJob | None:
+    def find_job(self, job_id: str) -> EntityView | None:
         """Return a job; None where there is none."""
         from azure.core.exceptions import ResourceNotFoundError
 
         with self.batch_call(f"read job {job_id!r}"):
             try:
-                return self.batch.get_job(job_id)
+                return EntityView.of(self.batch.get_job(job_id, select=_ENTITY_SELECT))
             except ResourceNotFoundError:
                 return None
 
-    def list_jobs_of_pool(self, pool_id: str) -> list[BatchJob]:
-        """Return the jobs bound to a pool, those being deleted left out."""
-        with self.batch_call(f"list the jobs of pool {pool_id!r}"):
-            # The service cannot filter by pool: executionInfo/poolId is matched here.
-            jobs = self.batch.list_jobs(
-                select=["id", "state", "metadata", "poolInfo", "creationTime"], filter="state ne 'deleting'"
-            )
-            return [job for job in jobs if job.pool_info and (job.pool_info.pool_id or "").lower() == pool_id.lower()]
+    def find_jobs(self, prefix: str) -> list[EntityView]:
+        """Return the jobs whose id begins with ``prefix``, those being deleted included."""
+        return self._list_jobs(f"startswith(id, '{prefix}')", f"whose id begins with {prefix!r}")
+
+    def find_jobs_of_pool(self, pool_id: str) -> list[EntityView]:
+        """Return the jobs bound to a pool, those being deleted left out.
+
+        :param pool_id: in the service's own spelling: the filter minds the case, as an id does not.
+        """
+        where = f"executionInfo/poolId eq '{pool_id}' and state ne 'deleting'"
+        return self._list_jobs(where, f"of pool {pool_id!r}")
+
+    def _list_jobs(self, where: str, which: str) -> list[EntityView]:
+        with self.batch_call(f"list the jobs {which}"):
+            return [EntityView.of(job) for job in self.batch.list_jobs(select=_ENTITY_SELECT, filter=where)]
 
     def delete_job(self, job_id: str) -> bool:
         """Ask for a job's end: its running Batch tasks are ended, its release tasks run.
@@ -147,7 +161,7 @@ class PoolCalls:
     # --- what the account offers
 
     def supported_images(self) -> list[dict[str, Any]]:
-        """Return the verified Linux images and their node agents, newest word last, as plain values."""
+        """Return the verified Linux images and their node agents, as plain values."""
         with self.batch_call("list supported images"):
             found = list(
                 self.batch.list_supported_images(filter="verificationType eq 'verified' and osType eq 'linux'")

@@ -101,6 +101,12 @@ class TaskCalls:
             found = self.batch.list_tasks(job_id, select=_TASK_SELECT, filter=f"startswith(id, '{prefix}')")
             return {task.id: TaskView.of(task) for task in found}
 
+    def has_work(self, job_id: str) -> bool:
+        """Return whether a job has a Batch task that is not over."""
+        with self.batch_call(f"list the Batch tasks of job {job_id!r}"):
+            found = self.batch.list_tasks(job_id, select=["id"], filter="state ne 'completed'", max_results=1)
+            return next(iter(found), None) is not None
+
     def terminate_task(self, key: BatchTaskKey) -> bool:
         """End one Batch task and no other.
 

@@ -7,6 +7,7 @@ decide alike. The SDK's models stay in the hook: their repr prints whole bodies,
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -35,8 +36,27 @@ _REMEDIES = {
 }
 
 _USABLE = {"idle", "running"}
-_GONE = {"starttaskfailed", "unusable", "preempted", "leavingpool", "offline", "deallocated", "deallocating"}
+# A preempted spot node is not among them: Azure goes on trying to give it back.
+_GONE = {"starttaskfailed", "unusable", "leavingpool", "offline", "deallocated", "deallocating"}
 _SIGNALS = {1: "SIGHUP", 2: "SIGINT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
+
+
+@dataclass(frozen=True)
+class EntityView:
+    """A pool or a job, as far as it takes to know whose it is.
+
+    :param state: of a pool: active or deleting; of a job: active, disabled, terminating, completed, deleting, ...
+    :param metadata: by name.
+    """
+
+    entity_id: str
+    state: str
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def of(cls, entity: Any) -> EntityView:
+        """Read an SDK ``BatchPool`` or ``BatchJob``."""
+        return cls(entity.id, text(entity.state), {item.name: item.value for item in entity.metadata or ()})
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ class TaskView:
     def describe(self) -> str:
         """Return how it ended, in words, with the remedy where there is a usual one."""
         if self.state == "missing":
-            return "the Batch task is gone: its job was deleted while it waited or ran"
+            return "the Batch task is gone: it or its job was deleted while it waited or ran"
         parts = []
         if self.exit_code is not None:
             parts.append(f"exit code {self.exit_code}{signal_of(self.exit_code)}")
@@ -116,7 +136,11 @@ class TaskView:
 
 @dataclass(frozen=True)
 class PreparationView:
-    """How a job's preparation went on one node."""
+    """How a job's preparation went on one node.
+
+    :param root: its directory, relative to the node's root as the files of a node are addressed:
+        ``workitems/<job>/job-1/jobpreparation``.
+    """
 
     node_id: str
     state: str
@@ -248,9 +272,9 @@ def judge_pool(view: PoolView, min_nodes: int | None = None) -> Verdict:
         return Verdict("failed", f"{name} does not exist. Check pool_id, or give a pool_config to create a pool.")
     if view.state == "deleting":
         return Verdict("failed", f"{name} is being deleted. Use another pool, or wait until it is gone.")
+    if view.target == 0 and view.autoscale:
+        return Verdict("ready")  # it grows once there is work
     if view.target == 0 and not view.nodes:
-        if view.autoscale:
-            return Verdict("ready")
         return Verdict("failed", f"{name} has no nodes and does not scale by itself. Resize it to one node or more.")
     wanted = view.target if min_nodes is None else min(min_nodes, view.target)
     if view.usable >= max(1, wanted):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
 
+from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
 
 _EPOCH_KEY = "batchwrap_epoch"
+
+Time = timedelta | float | str
 
 
 def retry_policy() -> ExceptionRetryPolicy:
@@ -47,11 +50,14 @@ class BatchWrapOperator(BaseOperator):
     :param wasb_conn_id: Airflow connection of type ``wasb``.
     :param deferrable: wait in the triggerer, which holds no worker; False waits on the worker, and does everything else
         alike.
-    :param inline_wait: seconds to wait on the worker before deferring: a deferral itself costs about 3 s.
-    :param poll_interval: the longest pause between two looks at the service, in seconds.
+    :param inline_wait: how long to wait on the worker before deferring: a deferral itself costs about 3 s. A number is
+        seconds; like all times of these operators it may also be text with a unit, or a template of such.
+    :param poll_interval: the longest pause between two looks at the service; as ``inline_wait``.
     """
 
-    template_fields: Sequence[str] = ("azure_batch_conn_id", "wasb_conn_id")
+    template_fields: Sequence[str] = ("azure_batch_conn_id", "wasb_conn_id", "inline_wait", "poll_interval")
+    # The arguments that WorkflowConfig knows as well, and validates.
+    setting_names: Sequence[str] = ("inline_wait", "poll_interval")
     ui_color = "#dcebfa"
 
     def __init__(
@@ -60,8 +66,8 @@ class BatchWrapOperator(BaseOperator):
         azure_batch_conn_id: str = "azure_batch_default",
         wasb_conn_id: str = "wasb_default",
         deferrable: bool = True,
-        inline_wait: float = 10.0,
-        poll_interval: float = 15.0,
+        inline_wait: Time = 10.0,
+        poll_interval: Time = 15.0,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("retry_policy", retry_policy())
@@ -79,6 +85,21 @@ class BatchWrapOperator(BaseOperator):
 
         return BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
 
+    @cached_property
+    def settings(self) -> WorkflowConfig:
+        """The times, numbers and places that were given, their templates rendered, validated.
+
+        :raises ConfigError: one of them is wrong.
+        """
+        given = {name: getattr(self, name) for name in self.setting_names}
+        times = {name: timedelta(seconds=value) for name, value in given.items() if isinstance(value, float | int)}
+        times = {name: value for name, value in times.items() if name in ("inline_wait", "poll_interval")}
+        source = f"Task {self.task_id!r}"
+        settings = WorkflowConfig.from_dict({**given, **times}, source=source)
+        if settings.late_keys:
+            raise ConfigError(f"{source}: {', '.join(settings.late_keys)} is still a template after it was rendered.")
+        return settings
+
     def connections(self) -> dict[str, Any]:
         """Return what a trigger needs to make the same hook."""
         return {"azure_batch_conn_id": self.azure_batch_conn_id, "wasb_conn_id": self.wasb_conn_id}
@@ -86,23 +107,34 @@ class BatchWrapOperator(BaseOperator):
     @property
     def scope(self) -> str:
         """What this task and its siblings belong to: the task group, or the task itself outside one."""
-        group, _, own = self.task_id.rpartition(".")
-        return group or own
+        return self.group or self.task_id
+
+    @property
+    def group(self) -> str:
+        """The id of the task group that this task's id begins with; empty outside one."""
+        return self.task_id.rpartition(".")[0]
+
+    @staticmethod
+    def map_index(context: Context) -> int:
+        """Return the task's map index; -1 where it is not mapped."""
+        index = context["ti"].map_index
+        return -1 if index is None else index
 
     def dag_folder(self, context: Context) -> Path:
         """Return the folder of the DAG file, which relative paths are relative to."""
         return Path(context["dag"].fileloc).resolve().parent
 
     def epoch(self, context: Context) -> int:
-        """Return the current epoch: 1, and one more each time that a person cleared the task.
+        """Return the current epoch: 1, and a higher number each time that a person cleared the task.
 
-        A clear raises ``max_tries``; a retry does not. The state store outlives both.
+        A clear raises ``max_tries``; a retry does not. The state store outlives both, unless Airflow is set to empty
+        it after a success: then the tries that the clear added tell.
         """
         store = context["task_state_store"]
         max_tries = context["ti"].max_tries
         seen = store.get(_EPOCH_KEY)
         if not isinstance(seen, dict):
-            epoch = 1
+            epoch = 1 + max(0, max_tries - (self.retries or 0))
         else:
             epoch = int(seen["epoch"]) + (1 if max_tries > int(seen["max_tries"]) else 0)  # type: ignore[arg-type]
         store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries})

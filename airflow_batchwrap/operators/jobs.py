@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap import __version__
-from airflow_batchwrap.exceptions import ConfigError, PoolError
-from airflow_batchwrap.naming import container_name, digest, run_prefix, setup_id
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.naming import container_name, digest, run_prefix, setup_family
 from airflow_batchwrap.operators.base import BatchWrapOperator
+from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.workspace import BlobRef, InputFile, Workspace
 
 if TYPE_CHECKING:
@@ -20,12 +21,8 @@ if TYPE_CHECKING:
 
     from airflow_batchwrap.archive import Archive
 
-SAME_ID_TRIES = 20  # ids that Azure may still hold, being deleted, from earlier tries of one set-up
-MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
-CONTENT = "batchwrap_content"  # metadata: what it was made for
 # Batch takes 32,768 characters of resource files in all; an address with its SAS is about 500.
 _MOST_INPUT_URLS = 40
-_SAS_EXTRA = timedelta(days=1)  # beyond the deadline that a SAS serves
 
 
 class JobOperator(BatchWrapOperator):
@@ -37,9 +34,24 @@ class JobOperator(BatchWrapOperator):
     :param output_container: the Blob container for results; derived from the DAG's id by default.
     :param job_wall_clock: the longest life of the job, queueing included; Azure ends it then, Airflow or no Airflow.
     :param batch_retries: how often Batch itself reruns a Batch task that exits with another code than 0.
+    :param sas_extra: how much longer than the deadline that it serves a SAS is valid.
     """
 
-    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "inputs", "output_container")
+    template_fields: Sequence[str] = (
+        *BatchWrapOperator.template_fields,
+        "inputs",
+        "output_container",
+        "job_wall_clock",
+        "batch_retries",
+        "sas_extra",
+    )
+    setting_names: Sequence[str] = (
+        *BatchWrapOperator.setting_names,
+        "output_container",
+        "job_wall_clock",
+        "batch_retries",
+        "sas_extra",
+    )
 
     def __init__(
         self,
@@ -48,8 +60,9 @@ class JobOperator(BatchWrapOperator):
         inputs: str | Path | Sequence[str | Path] = (),
         expected_steps: Sequence[str] | None = None,
         output_container: str | None = None,
-        job_wall_clock: timedelta = timedelta(days=7),
-        batch_retries: int = 0,
+        job_wall_clock: timedelta | str = timedelta(days=7),
+        batch_retries: int | str = 0,
+        sas_extra: timedelta | str = timedelta(days=1),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -59,6 +72,7 @@ class JobOperator(BatchWrapOperator):
         self.output_container = output_container
         self.job_wall_clock = job_wall_clock
         self.batch_retries = batch_retries
+        self.sas_extra = sas_extra
 
     def pack(self, context: Context) -> Archive | None:
         """Build the archive; None where there are no steps.
@@ -94,8 +108,8 @@ class JobOperator(BatchWrapOperator):
         """Upload what the steps need and open the job; return the workspace with both in it."""
         from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
 
-        hook, run_id = self.hook, str(context["run_id"])
-        container = self.output_container or container_name(self.dag_id)
+        hook, named = self.hook, self.settings.output_container
+        container = named or container_name(self.dag_id)
         hook.ensure_container(container)
         ref: BlobRef | None = None
         if archive is not None:
@@ -103,7 +117,7 @@ class JobOperator(BatchWrapOperator):
             ref = hook.upload_bytes(INPUTS_CONTAINER, f"archives/{archive.sha256}.pyz", archive.data)
         inputs = hook.upload_inputs(files)
         resource_files, inputs_dir = self._bring(inputs)
-        prefix = run_prefix(run_id, self.scope)
+        prefix = run_prefix(str(context["run_id"]), self.scope, self.map_index(context))
         workspace = replace(
             workspace,
             archive=ref,
@@ -112,7 +126,8 @@ class JobOperator(BatchWrapOperator):
             inputs_dir=inputs_dir,
             output_container=container,
             # A container that the user named may serve many DAGs.
-            output_prefix=f"{digest(self.dag_id)}/{prefix}" if self.output_container else prefix,
+            output_prefix=f"{digest(self.dag_id)}/{prefix}" if named else prefix,
+            group=self.group,
         )
         return replace(workspace, job_id=self._open_job(context, workspace, resource_files))
 
@@ -123,7 +138,7 @@ class JobOperator(BatchWrapOperator):
 
         if not inputs:
             return [], ""
-        hook, lifetime = self.hook, self.job_wall_clock + _SAS_EXTRA
+        hook, lifetime = self.hook, self.settings.job_wall_clock + self.settings.sas_extra
         base = f"$AZ_BATCH_JOB_PREP_WORKING_DIR/{models.INPUTS_DIR}"
         if len(inputs) <= _MOST_INPUT_URLS:
             return [
@@ -137,43 +152,45 @@ class JobOperator(BatchWrapOperator):
     def _open_job(self, context: Context, workspace: Workspace, inputs: list[ResourceFile]) -> str:
         """Open the run's job, or adopt the one that an earlier try of this set-up opened."""
         from airflow_batchwrap.hooks import models
-        from airflow_batchwrap.hooks.views import text
 
         content = digest(*[(item.name, item.ref.sha256) for item in workspace.inputs], workspace.pool_id)
-        for number in range(1, SAME_ID_TRIES + 1):
-            job_id = self.id_of(context, workspace.epoch, number)
+
+        def make(job_id: str) -> bool:
             job = models.job_options(
                 job_id,
                 workspace.pool_id,
                 inputs=inputs,
                 input_count=len(workspace.inputs),
-                wall_clock=self.job_wall_clock,
-                batch_retries=self.batch_retries,
+                wall_clock=self.settings.job_wall_clock,
+                batch_retries=self.settings.batch_retries,
                 metadata={**self.made_by(context), CONTENT: content},
             )
-            if self.hook.create_job(job):
-                self.log.info("Opened Batch job %s on pool %s", job_id, workspace.pool_id)
-                return job_id
-            existing = self.hook.find_job(job_id)
-            if existing is None or text(existing.state) != "active":
-                continue  # Azure frees an id minutes after its entity is deleted
-            if models.metadata_of(existing).get(CONTENT) == content:
-                self.log.info("Found Batch job %s, which an earlier try opened", job_id)
-                return job_id
-            self.hook.delete_job(job_id)
-        raise PoolError(f"No free id for a job: {SAME_ID_TRIES} jobs of earlier tries are still being deleted.")
+            return self.hook.create_job(job)
 
-    def id_of(self, context: Context, epoch: int, number: int) -> str:
-        """Return the id of this run's pool or job; of the ``number``-th, where Azure still holds those before it."""
-        map_index = context["ti"].map_index
-        return setup_id(
-            self.dag_id, self.scope, str(context["run_id"]), -1 if map_index is None else map_index, epoch, number
-        )
+        return Claim(
+            noun="job",
+            family=self.family(context),
+            epoch=workspace.epoch,
+            maker=self.maker(context),
+            content=content,
+            find=self.hook.find_jobs,
+            make=make,
+            delete=self.hook.delete_job,
+            log=self.log,
+        ).take()
+
+    def family(self, context: Context) -> str:
+        """Return what the ids of this run's pool and job begin with."""
+        return setup_family(self.dag_id, self.scope, self.task_id, str(context["run_id"]), self.map_index(context))
+
+    def maker(self, context: Context) -> str:
+        """Return the metadata by which this task knows what it made, in whichever try."""
+        return digest(self.dag_id, self.task_id, context["run_id"], context["ti"].map_index)
 
     def made_by(self, context: Context) -> dict[str, str]:
         """Return who made a pool or a job, for people and for the sweep."""
         return {
-            MAKER: digest(self.dag_id, self.task_id, context["run_id"], context["ti"].map_index),
+            MAKER: self.maker(context),
             "batchwrap_version": __version__,
             "dag_id": self.dag_id,
             "run_id": str(context["run_id"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.engine import protocol
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import Stuck, TaskView
 
 _STDERR_LINES = 50
-_STDOUT_BYTES = 64 * 1024
+_OUTPUT_BYTES = 64 * 1024
 _NOT_FOUND = 127  # what a shell exits with where the program is missing
 
 
@@ -26,6 +26,8 @@ class Outcome:
 
     :param name: the step or command, as messages call it.
     :param is_step: whether the engine ran it, and so a result record is due.
+    :param own_job: whether the task's next try opens a new job.
+    :param limit: the deadline's name and length, as messages call it.
     """
 
     hook: BatchWrapHook
@@ -33,12 +35,14 @@ class Outcome:
     pool_id: str
     name: str
     is_step: bool
+    own_job: bool
     container: str
     prefix: str
-    step_timeout: timedelta
+    limit: str
 
+    @cached_property
     def stdout(self) -> str:
-        """Return the end of stdout, from Blob or, where nothing got there, from the node."""
+        """The end of stdout, from Blob or, where nothing got there, from the node."""
         return self._output("stdout.txt")
 
     def value(self) -> Any:
@@ -47,7 +51,7 @@ class Outcome:
         :raises StepFailed: it left no result record.
         """
         if not self.is_step:
-            lines = self.stdout().splitlines()
+            lines = self.stdout.splitlines()
             return lines[-1] if lines else None
         record = self._record()
         if record is None:
@@ -67,6 +71,10 @@ class Outcome:
         """Return the error for a Batch task that is over and did not succeed."""
         where = f" on node {view.node_id}" if view.node_id else ""
         head = f"{self._what} failed{where}: {view.describe()}."
+        if view.state == "missing" and not self.own_job:
+            job = self.hook.find_job(self.key.job_id)
+            if job is None or job.state != "active":
+                return ConfigError(f"{head} Clear the set-up task, which opens a new job.")
         if view.worth_retrying:
             return NodeLost(f"{head} The step's code is not to blame: try again.")
         if view.exit_code is None or view.exit_code == 0:
@@ -79,10 +87,7 @@ class Outcome:
 
     def late(self) -> BatchWrapError:
         """Return the error for a Batch task that did not end before its deadline."""
-        hours = self.step_timeout.total_seconds() / 3600
-        return StepTimeout(
-            f"{self._what} did not end within step_timeout ({hours:g} h) and was terminated.{self._tail()}"
-        )
+        return StepTimeout(f"{self._what} did not end within {self.limit} and was terminated.{self._tail()}")
 
     def stuck(self, stuck: Stuck) -> BatchWrapError:
         """Return the error for a Batch task that will never start."""
@@ -107,18 +112,21 @@ class Outcome:
 
     def _ended(self, head: str) -> BatchWrapError:
         text = (
-            f"{head} It was terminated: by its wall clock (step_timeout, {self.step_timeout}), by the end of its job, "
+            f"{head} It was terminated: by its wall clock, {self.limit}, by the end of its job, "
             f"or by a person.{self._tail()}"
         )
         return StepTimeout(text)
 
     def _story(self, exit_code: int) -> str:
         """Return what the step left to tell: its error and traceback, then the rest of stderr."""
-        record = self._record() if self.is_step else None
+        record, hint = None, ""
+        try:
+            record = self._record() if self.is_step else None
+        except StepFailed as unreadable:
+            hint = f" {unreadable}"
         if record is None or record.error is None:
-            hint = ""
             if exit_code == _NOT_FOUND and self.is_step:
-                hint = " Is there a python3 on the node's PATH? If not, install one in the pool's start task."
+                hint += " Is there a python3 on the node's PATH? If not, install one in the pool's start task."
             return hint + self._tail()
         error = record.error
         told = f" {error.type}: {error.message}" if error.message else f" {error.type}"
@@ -142,8 +150,8 @@ class Outcome:
             raise StepFailed(f"{self._what} left a result record that cannot be read: {error}") from None
 
     def _output(self, name: str) -> str:
-        text = self.hook.tail_blob(self.container, f"{self.prefix}/{name}", _STDOUT_BYTES)
-        return text or self.hook.tail_task_file(self.key, name, _STDOUT_BYTES)
+        text = self.hook.tail_blob(self.container, f"{self.prefix}/{name}", _OUTPUT_BYTES)
+        return self.hook.tail_task_file(self.key, name, _OUTPUT_BYTES) if text is None else text
 
 
 def _quoted(name: str, text: str) -> str:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowRuntimeError
 
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
 from airflow_batchwrap.naming import digest
 from airflow_batchwrap.operators.base import BatchWrapOperator
-from airflow_batchwrap.operators.jobs import CONTENT, MAKER, SAME_ID_TRIES
+from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.operators.setup import SetUpOperator, remove
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+
+_OVER = {"success", "failed"}  # a DAG run's states
 
 
 class CreatePoolOperator(SetUpOperator):
@@ -48,45 +54,40 @@ class CreatePoolOperator(SetUpOperator):
             return PoolConfig.from_json(self.dag_folder(context) / self.pool_config)
         return PoolConfig()
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Create the pool and open the job; wait for nodes."""
+    def nodes_needed(self, context: Context) -> int | None:
+        """Return the configuration's ``min_nodes`` where the operator has none of its own."""
+        return self.config(context).min_nodes if self.min_nodes is None else self.min_nodes
+
+    def pool_wait(self, context: Context) -> timedelta:
+        """Return the configuration's time where it has one."""
         config = self.config(context)
-        if self.min_nodes is None:
-            self.min_nodes = config.min_nodes
-        if "pool_wait_timeout" in config.model_fields_set:
-            self.pool_wait_timeout = config.pool_wait_timeout
-        return super().execute(context)
+        own = "pool_wait_timeout" in config.model_fields_set
+        return config.pool_wait_timeout if own else super().pool_wait(context)
 
     def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
         """Create the pool, or adopt the one that an earlier try of this set-up created."""
         from airflow_batchwrap.hooks import models
-        from airflow_batchwrap.hooks.views import text
 
         config = self.config(context)
         agent = self._node_agent(config)
-        made_by = self.made_by(context)
         content = digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
-        for number in range(1, SAME_ID_TRIES + 1):
-            pool_id = self.pool_id or self.id_of(context, epoch, number)
-            metadata = {**made_by, CONTENT: content}
-            if self.hook.create_pool(models.pool_options(pool_id, config, agent, metadata)):
-                self.log.info("Created pool %s", pool_id)
-                return pool_id, True
-            existing = self.hook.find_pool(pool_id)
-            state = text(existing.state) if existing is not None else "deleting"
-            found = models.metadata_of(existing) if existing is not None else {}
-            ours = found.get(MAKER) == made_by[MAKER]
-            if state == "active" and ours and found.get(CONTENT) == content:
-                self.log.info("Found pool %s, which an earlier try created", pool_id)
-                return pool_id, True
-            if self.pool_id:
-                raise PoolError(
-                    f"Pool {pool_id!r} exists already (state {state}) and is not this run's. Use "
-                    "RepurposePoolOperator for it, or leave pool_id out to have one derived from the run."
-                )
-            if state == "active" and ours:
-                self.hook.delete_pool(pool_id)
-        raise PoolError(f"No free id for a pool: {SAME_ID_TRIES} pools of earlier tries are still being deleted.")
+
+        def make(pool_id: str) -> bool:
+            metadata = {**self.made_by(context), CONTENT: content}
+            return self.hook.create_pool(models.pool_options(pool_id, config, agent, metadata))
+
+        claim = Claim(
+            noun="pool",
+            family=self.family(context),
+            epoch=epoch,
+            maker=self.maker(context),
+            content=content,
+            find=self.hook.find_pools,
+            make=make,
+            delete=self.hook.delete_pool,
+            log=self.log,
+        )
+        return (claim.take_named(self.pool_id) if self.pool_id else claim.take()), True
 
     def _node_agent(self, config: PoolConfig) -> str:
         """Return the image's node agent: the configured or well-known one, else the one that Batch lists for it."""
@@ -116,23 +117,21 @@ class UsePoolOperator(SetUpOperator):
         super().__init__(**kwargs)
         self.pool_id = pool_id
 
-    def nodes_needed(self) -> int | None:
+    def nodes_needed(self, context: Context) -> int | None:
         """Return one node by default: a shared pool need not be whole."""
         return 1 if self.min_nodes is None else self.min_nodes
 
     def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
         """Find the pool."""
-        from airflow_batchwrap.hooks.views import text
-
         pool = self.hook.find_pool(self.pool_id)
         if pool is None:
             raise PoolError(
                 f"Pool {self.pool_id!r} does not exist in the account of connection {self.azure_batch_conn_id!r}. "
                 "Check pool_id, or give a pool_config to have one created."
             )
-        if text(pool.state) != "active":
-            raise PoolError(f"Pool {self.pool_id!r} is {text(pool.state)}. Use another pool.")
-        return self.pool_id, False
+        if pool.state != "active":
+            raise PoolError(f"Pool {self.pool_id!r} is {pool.state}. Use another pool.")
+        return pool.entity_id, False
 
 
 class RepurposePoolOperator(UsePoolOperator):
@@ -140,37 +139,41 @@ class RepurposePoolOperator(UsePoolOperator):
 
     def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
         """Find the pool and remove what is left of earlier jobs."""
-        found = super().acquire_pool(context, epoch)
-        self._clear(context)
-        return found
+        pool_id, owned = super().acquire_pool(context, epoch)
+        self._clear(context, pool_id)
+        return pool_id, owned
 
-    def _clear(self, context: Context) -> None:
-        """Delete earlier jobs of this package on the pool that have nothing left to do.
+    def _clear(self, context: Context, pool_id: str) -> None:
+        """Delete what earlier runs of this workflow left on the pool: a job's release tasks remove its inputs.
 
-        A job's release tasks remove its inputs from the nodes. One that still has work is somebody's run: it stays.
+        A job with work to do stays, and so does one whose run goes on: between two steps it has no work either.
         """
-        from airflow_batchwrap.hooks import models
-        from airflow_batchwrap.hooks.views import text
-
-        maker = self.made_by(context)[MAKER]
-        for job in self.hook.list_jobs_of_pool(self.pool_id):
-            made_by = models.metadata_of(job)
-            if MAKER not in made_by or made_by[MAKER] == maker or text(job.state) == "deleting":
-                continue
-            waiting = sum(not view.over for view in self.hook.view_tasks(job.id, "").values())
+        for job in self.hook.find_jobs_of_pool(pool_id):
+            made_by = job.metadata
             same = made_by.get("dag_id") == self.dag_id and made_by.get("task_id") == self.task_id
-            if text(job.state) == "completed" or (same and not waiting):
-                self.hook.delete_job(job.id)
-                self.log.info("Removed job %s, left on the pool by run %s", job.id, made_by.get("run_id"))
-            else:
-                self.log.info("Left job %s alone: it has %s Batch tasks to do", job.id, waiting)
+            if not same or made_by.get(MAKER) in (None, self.maker(context)):
+                continue
+            run_id = made_by.get("run_id", "")
+            if job.state != "completed" and self.hook.has_work(job.entity_id):
+                self.log.info("Left job %s of run %s alone: it has work to do", job.entity_id, run_id)
+            elif not self._is_over(context, run_id):
+                self.log.info("Left job %s alone: its run %s is not known to be over", job.entity_id, run_id)
+            elif self.hook.delete_job(job.entity_id):
+                self.log.info("Removed job %s, left on the pool by run %s", job.entity_id, run_id)
+
+    def _is_over(self, context: Context, run_id: str) -> bool:
+        """Tell whether a run of this DAG is over; False for one that this Airflow does not know."""
+        try:
+            return str(context["ti"].get_dagrun_state(self.dag_id, run_id)) in _OVER
+        except AirflowRuntimeError:
+            return False
 
 
 class DeletePoolOperator(BatchWrapOperator):
     """Remove a run's job, and its pool if the run owns it: the teardown of a workflow. Doing it twice does no harm.
 
     :param workspace: what the set-up task returned.
-    :param pool_id: delete this pool, instead of a workspace's.
+    :param pool_id: delete this pool, in place of a workspace.
     """
 
     template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "pool_id")
@@ -182,6 +185,11 @@ class DeletePoolOperator(BatchWrapOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove; return what was removed."""
+        if self.pool_id and self.workspace:
+            raise ConfigError(
+                f"Task {self.task_id!r} has both a workspace and the pool_id {self.pool_id!r}. Give the workspace, for "
+                "a run's job and its own pool, or the pool_id, for a pool whoever made it."
+            )
         if self.pool_id:
             workspace = Workspace(self.pool_id, owns_pool=True, job_id="")
         else:

@@ -52,7 +52,8 @@ class FetchResultsOperator(BatchWrapOperator):
     :param workspace: what the set-up task returned.
     :param to: a local folder or the URL of an ObjectStoragePath; a relative one is below ``[batchwrap] results_base``,
         the DAG's id and the run's id.
-    :param include: a pattern, or several, of ``<step>/<path>``: ``*`` within a folder, ``**`` across folders.
+    :param include: a pattern, or several, of ``<task>/<path>``: ``*`` within a folder, ``**`` across folders. One
+        without a slash, such as ``*.csv``, is of the file's own name, wherever it lies.
     """
 
     template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "to", "include")
@@ -76,15 +77,14 @@ class FetchResultsOperator(BatchWrapOperator):
         workspace = Workspace.from_xcom(self.workspace)
         target = self._target(context)
         wanted = [self.include] if isinstance(self.include, str) else list(self.include)
-        chosen = [
-            (step, file, blob)
-            for step, file, blob in self._results(workspace)
-            if any(_matches(f"{step}/{file.path}", pattern) for pattern in wanted)
-        ]
+        found = list(self._results(workspace))
+        chosen = [item for item in found if any(_matches(f"{item[0]}/{item[1].path}", pattern) for pattern in wanted)]
+        if found and not chosen:
+            self.log.warning("None of the %s result files matches include=%r", len(found), self.include)
         _check_writable(target)
         with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="batchwrap-fetch") as threads:
             jobs = [
-                threads.submit(self._fetch, workspace.output_container, blob, target / step / file.path, file)
+                threads.submit(self._fetch, workspace.output_container, blob, target, f"{step}/{file.path}", file)
                 for step, file, blob in chosen
             ]
             paths = [job.result() for job in jobs]
@@ -129,7 +129,13 @@ class FetchResultsOperator(BatchWrapOperator):
         for step, attempt in sorted(newest.items()):
             folder = f"{prefix}/{step}/{attempt}"
             data = self.hook.read_blob(container, f"{folder}/{protocol.RESULT_FILE}")
-            record = protocol.Result.loads((data or b"").decode())
+            try:
+                record = protocol.Result.loads((data or b"").decode())
+            except (protocol.ProtocolError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"The result record of {step!r}, {folder}/{protocol.RESULT_FILE} in container {container!r}, "
+                    f"cannot be read: {error}. Run the step again."
+                ) from None
             for file in record.files:
                 _contained(file.path)
                 names = [
@@ -145,12 +151,15 @@ class FetchResultsOperator(BatchWrapOperator):
                 yield step, file, blob
 
     def _fetch(
-        self, container: str, blob: str, path: ObjectStoragePath, file: protocol.ResultFile
+        self, container: str, blob: str, target: ObjectStoragePath, name: str, file: protocol.ResultFile
     ) -> ObjectStoragePath:
-        """Download one file, unless it is there already."""
-        if _same(path, file):
-            return path
+        """Download one file to ``name`` below ``target``, unless it is there already."""
+        path = target / name
         try:
+            if path.protocol in ("", "file"):
+                _check_inside(Path(target.path), Path(path.path))
+            if _same(path, file):
+                return path
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.protocol in ("", "file"):
                 # In the same folder, so that the rename at the end is one step: a broken fetch leaves no half file.
@@ -205,8 +214,18 @@ def _contained(path: str) -> None:
         raise ConfigError(f"Result file {path!r} leads out of the results folder. It is not fetched.")
 
 
+def _check_inside(folder: Path, file: Path) -> None:
+    """Refuse a file that a symbolic link would put outside the results folder."""
+    if not file.parent.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"Result file {str(file)!r} would be written outside the results folder: a folder on its way is a symbolic "
+            "link. Remove the link."
+        )
+
+
 def _matches(name: str, pattern: str) -> bool:
-    """Match whole names: ``*`` and ``?`` within a folder, ``**`` across folders."""
+    """Match whole names: ``*`` and ``?`` within a folder, ``**`` across folders; without a slash, in any folder."""
+    pattern = pattern if "/" in pattern else f"**/{pattern}"
     out = ""
     index = 0
     while index < len(pattern):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,13 @@ class SetUpOperator(JobOperator):
     :param min_nodes: how many usable nodes are enough; None for the class's own default.
     """
 
+    template_fields: Sequence[str] = (*JobOperator.template_fields, "pool_wait_timeout")
+    setting_names: Sequence[str] = (*JobOperator.setting_names, "pool_wait_timeout")
+
     def __init__(
         self,
         *,
-        pool_wait_timeout: timedelta = timedelta(minutes=30),
+        pool_wait_timeout: timedelta | str = timedelta(minutes=30),
         min_nodes: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -47,28 +50,37 @@ class SetUpOperator(JobOperator):
         :raises PoolError: it cannot be had.
         """
 
-    def nodes_needed(self) -> int | None:
+    def nodes_needed(self, context: Context) -> int | None:
         """Return how many usable nodes end the wait; None for all that the pool asks for."""
         return self.min_nodes
+
+    def pool_wait(self, context: Context) -> timedelta:
+        """Return how long to wait for them."""
+        return self.settings.pool_wait_timeout
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Make the workspace and wait for nodes."""
         from airflow_batchwrap.hooks.views import judge_pool
 
+        settings, needed, pool_wait = self.settings, self.nodes_needed(context), self.pool_wait(context)
         archive = self.pack(context)
         files = self.input_files(context)
         epoch = self.epoch(context)
+        began = time.time()
         pool_id, owned = self.acquire_pool(context, epoch)
         workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
         try:
             workspace = self.open_workspace(context, workspace, archive, files)
-            deadline = time.time() + self.pool_wait_timeout.total_seconds()
-            inline = min(deadline, time.time() + self.inline_wait)
-            verdict = self._wait(workspace, inline if self.deferrable else deadline)
-            if verdict is None and self.deferrable:
-                self._defer(workspace, deadline)
+            deadline = time.time() + pool_wait.total_seconds()
+            if self.execution_timeout and self.deferrable:
+                # Airflow forgets it while a task is deferred.
+                deadline = min(deadline, began + self.execution_timeout.total_seconds())
+            inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
+            verdict = self._wait(workspace, needed, inline if self.deferrable else deadline)
+            if verdict is None and self.deferrable and time.time() < deadline:
+                self._defer(workspace, needed, deadline)
             if verdict is None:
-                verdict = judge_pool(self.hook.view_pool(pool_id), self.nodes_needed())
+                verdict = judge_pool(self.hook.view_pool(pool_id), needed)
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
             self._undo(workspace)
@@ -81,16 +93,16 @@ class SetUpOperator(JobOperator):
         workspace = Workspace.from_xcom(event["resume"]["workspace"])
         try:
             if error := event.get("error"):
-                raise PoolError(error)
+                raise TryAgain(error) if event.get("again") else PoolError(error)
             verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
             return self._settle(context, workspace, verdict)
-        except Exception:
+        except (Exception, AirflowTaskTimeout):
             self._undo(workspace)
             raise
 
     # --- the parts
 
-    def _wait(self, workspace: Workspace, until: float) -> Verdict | None:
+    def _wait(self, workspace: Workspace, needed: int | None, until: float) -> Verdict | None:
         """Look at the pool until there is a verdict; None where the time is up."""
         from airflow_batchwrap.hooks.views import judge_pool
 
@@ -101,7 +113,7 @@ class SetUpOperator(JobOperator):
                 if (line := view.progress()) != told:
                     told = line
                     self.log.info("Pool %s: %s", workspace.pool_id, line)
-                verdict = judge_pool(view, self.nodes_needed())
+                verdict = judge_pool(view, needed)
                 if verdict.answer != "wait":
                     return verdict
             except TryAgain as error:  # a missed look fails nothing; the deadline does
@@ -109,16 +121,16 @@ class SetUpOperator(JobOperator):
             left = until - time.time()
             if left <= 0:
                 return None
-            time.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
+            time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
 
-    def _defer(self, workspace: Workspace, deadline: float) -> None:
+    def _defer(self, workspace: Workspace, needed: int | None, deadline: float) -> None:
         from airflow_batchwrap.triggers.pool import PoolTrigger
 
         trigger = PoolTrigger(
             pool_id=workspace.pool_id,
-            min_nodes=self.nodes_needed(),
+            min_nodes=needed,
             deadline=deadline,
-            poll_interval=self.poll_interval,
+            poll_interval=self.settings.poll_interval.total_seconds(),
             resume={"workspace": workspace.to_xcom()},
             **self.connections(),
         )
@@ -137,10 +149,13 @@ class SetUpOperator(JobOperator):
             return workspace.to_xcom()
         if verdict is None or verdict.answer == "wait":
             told = self.hook.view_pool(workspace.pool_id).progress()
-            minutes = self.pool_wait_timeout.total_seconds() / 60
+            limit = self.pool_wait(context)
+            name = "pool_wait_timeout"
+            if self.execution_timeout and self.execution_timeout < limit:
+                limit, name = self.execution_timeout, "execution_timeout"
             raise PoolError(
-                f"Pool {workspace.pool_id!r} was not ready within {minutes:g} min: {told}. "
-                "Raise pool_wait_timeout, or accept fewer nodes with min_nodes."
+                f"Pool {workspace.pool_id!r} was not ready within {limit.total_seconds() / 60:g} min: {told}. "
+                f"Raise {name}, or accept fewer nodes with min_nodes."
             )
         why = verdict.why
         if verdict.node_id:

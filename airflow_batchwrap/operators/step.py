@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
-from airflow_batchwrap.naming import Attempt, BatchTaskKey, step_family, step_id
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepFailed, TryAgain
+from airflow_batchwrap.naming import Attempt, BatchTaskKey, result_folder, step_family, step_id
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.operators.outcome import Outcome
 from airflow_batchwrap.operators.setup import remove
@@ -39,9 +39,12 @@ class RunBatchTaskOperator(JobOperator):
     :param value: what the step before returned, instead of ``args``: the single argument, or none where it is None.
     :param workspace: what a set-up task returned.
     :param pool_id: run on this pool as it is, in a job of its own that ends with the task, instead of a workspace.
-    :param environment: environment variables for the step; their values are not logged.
+    :param environment: environment variables for the step. Templates in them are rendered, and their values shown
+        nowhere: neither in logs nor among Airflow's rendered fields.
     :param step_timeout: the deadline from the submission on; the Batch task is terminated then.
     :param task_slots: how many of a node's task slots it takes.
+
+    A command finds the workflow's inputs in the folder ``$AZ_BATCH_JOB_PREP_WORKING_DIR/inputs``.
     """
 
     template_fields: Sequence[str] = (
@@ -52,7 +55,10 @@ class RunBatchTaskOperator(JobOperator):
         "value",
         "workspace",
         "pool_id",
+        "step_timeout",
+        "task_slots",
     )
+    setting_names: Sequence[str] = (*JobOperator.setting_names, "step_timeout", "task_slots")
 
     def __init__(
         self,
@@ -64,8 +70,8 @@ class RunBatchTaskOperator(JobOperator):
         workspace: Any = None,
         pool_id: str | None = None,
         environment: Mapping[str, str] | None = None,
-        step_timeout: timedelta = timedelta(hours=24),
-        task_slots: int = 1,
+        step_timeout: timedelta | str = timedelta(hours=24),
+        task_slots: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -85,20 +91,27 @@ class RunBatchTaskOperator(JobOperator):
     def execute(self, context: Context) -> Any:
         """Submit, or adopt what an earlier try submitted, and wait."""
         self._check()
-        epoch = self.epoch(context)
+        settings, epoch, began = self.settings, self.epoch(context), time.time()
         workspace = self._workspace(context, epoch)
-        key: BatchTaskKey | None = None
+        running: tuple[BatchTaskKey, Attempt] | None = None
         try:
             key, attempt, created = self._submit(context, workspace, epoch)
-            deadline = created + self.step_timeout.total_seconds()
-            inline = min(deadline, time.time() + self.inline_wait)
+            running = key, attempt
+            deadline = created + settings.step_timeout.total_seconds()
+            if self.execution_timeout and self.deferrable:
+                # Airflow forgets it while a task is deferred.
+                deadline = min(deadline, began + self.execution_timeout.total_seconds())
+            inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
             event = self._wait(workspace, key, inline if self.deferrable else deadline)
             if event is None and self.deferrable and time.time() < deadline:
                 self._defer(workspace, key, attempt, deadline)
             result = self._finish(context, workspace, key, attempt, event or {"late": True})
-        except (Exception, AirflowTaskTimeout) as error:
-            if isinstance(error, AirflowTaskTimeout) and key is not None:
-                self.hook.terminate_task(key)
+        except AirflowTaskTimeout:
+            if running is not None:
+                self._give_up(context, workspace, *running)
+            self._close(workspace)
+            raise
+        except Exception:
             self._close(workspace)
             raise
         self._close(workspace)
@@ -131,14 +144,14 @@ class RunBatchTaskOperator(JobOperator):
     def _workspace(self, context: Context, epoch: int) -> Workspace:
         if self.workspace:
             return Workspace.from_xcom(self.workspace)
-        if self.hook.find_pool(str(self.pool_id)) is None:
-            raise PoolError(
-                f"Pool {self.pool_id!r} does not exist. Check pool_id, or create it with CreatePoolOperator."
-            )
+        pool = self.hook.find_pool(str(self.pool_id))
+        if pool is None or pool.state != "active":
+            problem = "does not exist" if pool is None else f"is {pool.state}"
+            raise PoolError(f"Pool {self.pool_id!r} {problem}. Check pool_id, or create one with CreatePoolOperator.")
         if self.step:
             self.steps = Path(self.step).parent
         archive, files = self.pack(context), self.input_files(context)
-        return self.open_workspace(context, Workspace(str(self.pool_id), False, "", epoch), archive, files)
+        return self.open_workspace(context, Workspace(pool.entity_id, False, "", epoch), archive, files)
 
     @property
     def scope(self) -> str:
@@ -149,7 +162,7 @@ class RunBatchTaskOperator(JobOperator):
         """Submit this attempt once; return where it is, which it is, and when it was created (seconds since 1970)."""
         from airflow_batchwrap.hooks import models
 
-        family = step_family(self.task_id, self._name, self._map_index(context))
+        family = step_family(self.task_id, self._name, self.map_index(context))
         found = {
             attempt: view
             for task_id, view in self.hook.view_tasks(workspace.job_id, family).items()
@@ -157,7 +170,7 @@ class RunBatchTaskOperator(JobOperator):
         }
         for older, view in found.items():
             if older.epoch < epoch and not view.over:
-                self.hook.terminate_task(self._key(context, workspace, older))
+                self._terminate(self._key(context, workspace, older))
         attempt, existing = choose_attempt(found, epoch, self._reported(context, epoch))
         key = self._key(context, workspace, attempt)
         submission = self._submission(context, workspace, attempt)
@@ -167,7 +180,7 @@ class RunBatchTaskOperator(JobOperator):
         else:
             task = self.hook.find_task(key)
             if task is None:
-                raise TryAgain(f"Batch task {key} was there and is gone: its job is being deleted.")
+                raise TryAgain(f"Batch task {key} was there and is gone: its job is being deleted. Try again.")
             prints = [item.value for item in task.environment_settings or () if item.name == models.FINGERPRINT_ENV]
             if prints != [submission.fingerprint()]:
                 raise ConfigError(
@@ -199,16 +212,19 @@ class RunBatchTaskOperator(JobOperator):
                 "dag_id": self.dag_id,
                 "run_id": str(context["run_id"]),
                 "task_id": self.task_id,
-                "map_index": self._map_index(context),
+                "map_index": self.map_index(context),
                 "try_number": ti.try_number,
                 "attempt": attempt.number,
             },
             output_prefix=self._prefix(context, workspace, attempt),
-            step_timeout=self.step_timeout,
-            batch_retries=self.batch_retries,
-            task_slots=self.task_slots,
-            environment=self.environment,
+            settings=self.settings,
+            environment=self._environment(context),
         )
+
+    def _environment(self, context: Context) -> dict[str, str]:
+        """Render the environment here: what is a template field is shown by Airflow."""
+        rendered = self.render_template(self.environment, context)
+        return {str(name): str(value) for name, value in rendered.items()}
 
     def _wait(self, workspace: Workspace, key: BatchTaskKey, until: float) -> dict[str, Any] | None:
         """Look at the Batch task until it is over; return what a trigger's event would say, None where time is up."""
@@ -234,7 +250,7 @@ class RunBatchTaskOperator(JobOperator):
             left = until - time.time()
             if left <= 0:
                 return None
-            time.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
+            time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
 
     def _defer(self, workspace: Workspace, key: BatchTaskKey, attempt: Attempt, deadline: float) -> None:
         from airflow_batchwrap.triggers.step import BatchTaskTrigger
@@ -244,7 +260,7 @@ class RunBatchTaskOperator(JobOperator):
             job_id=key.job_id,
             batch_task_id=key.batch_task_id,
             deadline=deadline,
-            poll_interval=self.poll_interval,
+            poll_interval=self.settings.poll_interval.total_seconds(),
             resume={
                 "workspace": workspace.to_xcom(),
                 "batch_task_id": key.batch_task_id,
@@ -264,16 +280,7 @@ class RunBatchTaskOperator(JobOperator):
         """
         from airflow_batchwrap.hooks.views import PreparationView, Stuck, TaskView
 
-        outcome = Outcome(
-            hook=self.hook,
-            key=key,
-            pool_id=workspace.pool_id,
-            name=self._name,
-            is_step=bool(self.step),
-            container=workspace.output_container,
-            prefix=self._prefix(context, workspace, attempt),
-            step_timeout=self.step_timeout,
-        )
+        outcome = self._outcome(context, workspace, key, attempt)
         error: BatchWrapError
         if event.get("error"):
             # Looking failed, and nothing is known of the Batch task: another try of this task adopts it.
@@ -282,20 +289,53 @@ class RunBatchTaskOperator(JobOperator):
             preparation = event["stuck"]["preparation"]
             stuck = Stuck(event["stuck"]["why"], PreparationView(**preparation) if preparation else None)
             error = outcome.stuck(stuck)
-            self.hook.terminate_task(key)
+            self._terminate(key)
         elif event.get("late"):
-            self.hook.terminate_task(key)
+            self._terminate(key)
             error = outcome.late()
         else:
             view = TaskView(**event["view"])
             self._push(context, workspace, key, view)
-            if stdout := outcome.stdout().strip():
+            if stdout := outcome.stdout.strip():
                 self.log.info("The end of stdout:\n%s", stdout)
-            if view.succeeded:
-                return outcome.value()
-            error = outcome.error(view)
+            if not view.succeeded:
+                error = outcome.error(view)
+            else:
+                try:
+                    return outcome.value()
+                except StepFailed as failed:
+                    error = failed
         self._report(context, attempt)
         raise error
+
+    def _outcome(self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt) -> Outcome:
+        limit, name = self.settings.step_timeout, "step_timeout"
+        if self.execution_timeout and self.execution_timeout < limit:
+            limit, name = self.execution_timeout, "execution_timeout"
+        return Outcome(
+            hook=self.hook,
+            key=key,
+            pool_id=workspace.pool_id,
+            name=self._name,
+            is_step=bool(self.step),
+            own_job=not self.workspace,
+            container=workspace.output_container,
+            prefix=self._prefix(context, workspace, attempt),
+            limit=f"{name} ({limit})",
+        )
+
+    def _give_up(self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt) -> None:
+        """End and report what Airflow's execution_timeout has cut short: the next try makes a new attempt."""
+        self._terminate(key)
+        self.log.error("%s", self._outcome(context, workspace, key, attempt).late())
+        self._report(context, attempt)
+
+    def _terminate(self, key: BatchTaskKey) -> None:
+        """End a Batch task; what is being told is worth more than a failure to do so."""
+        try:
+            self.hook.terminate_task(key)
+        except BatchWrapError as error:
+            self.log.warning("%s It ends with its job, or by its wall clock.", error)
 
     def _close(self, workspace: Workspace) -> None:
         """End the job where it is this task's own; a workspace's is the teardown's to end."""
@@ -308,18 +348,12 @@ class RunBatchTaskOperator(JobOperator):
     def _name(self) -> str:
         return Path(self.step).stem if self.step else self.task_id.rpartition(".")[2]
 
-    @staticmethod
-    def _map_index(context: Context) -> int:
-        index = context["ti"].map_index
-        return -1 if index is None else index
-
     def _key(self, context: Context, workspace: Workspace, attempt: Attempt) -> BatchTaskKey:
-        return BatchTaskKey(workspace.job_id, step_id(self.task_id, self._name, self._map_index(context), attempt))
+        return BatchTaskKey(workspace.job_id, step_id(self.task_id, self._name, self.map_index(context), attempt))
 
     def _prefix(self, context: Context, workspace: Workspace, attempt: Attempt) -> str:
-        index = self._map_index(context)
-        step = self._name if index < 0 else f"{self._name}[{index}]"
-        return f"{workspace.output_prefix}/{step}/{attempt}"
+        group = workspace.group if self.workspace else self.group
+        return f"{workspace.output_prefix}/{result_folder(self.task_id, group, self.map_index(context))}/{attempt}"
 
     def _reported(self, context: Context, epoch: int) -> list[int]:
         stored = context["task_state_store"].get(_REPORTED)

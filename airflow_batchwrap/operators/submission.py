@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.naming import Attempt, digest
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.hooks.views import TaskView
 
-_SAS_EXTRA = timedelta(days=1)  # beyond the deadline that a SAS serves
-
 
 @dataclass(frozen=True)
 class Submission:
@@ -31,7 +29,7 @@ class Submission:
     :param command: the command; empty for a step.
     :param arguments: plain JSON values, or references among them.
     :param output_prefix: the folder of this attempt's results.
-    :param step_timeout: the longest time the Batch task may run, downloads included.
+    :param settings: of these, the times, slots and retries count.
     """
 
     workspace: Workspace
@@ -41,9 +39,7 @@ class Submission:
     params: Mapping[str, Any]
     context: Mapping[str, Any]
     output_prefix: str
-    step_timeout: timedelta
-    batch_retries: int
-    task_slots: int
+    settings: WorkflowConfig
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
@@ -67,7 +63,8 @@ class Submission:
         """Return the Batch task; upload what does not fit into it."""
         from airflow_batchwrap.hooks import models
 
-        lifetime = self.step_timeout + _SAS_EXTRA
+        settings = self.settings
+        lifetime = settings.step_timeout + settings.sas_extra
         container_url = hook.container_sas_url(self.workspace.output_container, lifetime, write=True)
         # A node's locale may be C: without UTF-8 mode a step's plain open() would read and write ASCII.
         environment = {"PYTHONUTF8": "1", **self.environment, models.FINGERPRINT_ENV: self.fingerprint()}
@@ -96,9 +93,9 @@ class Submission:
             resource_files=files,
             output_files=models.step_outputs(container_url, self.output_prefix),
             environment=environment,
-            wall_clock=self.step_timeout,
-            batch_retries=self.batch_retries,
-            required_slots=self.task_slots,
+            wall_clock=settings.step_timeout,
+            batch_retries=settings.batch_retries,
+            required_slots=settings.task_slots,
         )
 
     def call(self) -> tuple[protocol.Call, dict[str, BlobRef]]:
@@ -130,9 +127,21 @@ def _argument(value: Any, references: dict[str, BlobRef]) -> protocol.Argument:
         path = f"{protocol.ARGUMENTS_DIR}/{len(references)}.json"
         references[path] = reference.ref
         return protocol.Argument("file", path=path, size=reference.ref.size, sha256=reference.ref.sha256)
-    if isinstance(value, list | tuple) and any(ValueReference.from_xcom(item) for item in value):
+    if isinstance(value, list | tuple) and _has_reference(value):
         return protocol.Argument("list", items=[_argument(item, references) for item in value])
+    if _has_reference(value):
+        raise ConfigError(
+            "An argument is a dict that holds the value of a step, and that value is too large to travel in it. Pass "
+            "it as an argument of its own, or in a list."
+        )
     return protocol.Argument("value", value=value)
+
+
+def _has_reference(value: Any) -> bool:
+    if ValueReference.from_xcom(value) is not None:
+        return True
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(_has_reference(item) for item in below)
 
 
 def plain_values(value: Any, what: str) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from azure.batch.aio import BatchClient
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+
+_PATIENCE = 5  # looks in a row that may fail in a way that nobody thought of
 
 
 class WaitTrigger(BaseTrigger):
@@ -72,14 +76,25 @@ class WaitTrigger(BaseTrigger):
         from airflow_batchwrap.hooks.batch import BatchWrapHook
 
         hook = BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
-        began = time.monotonic()
-        async with hook.async_batch() as client:
+        began, unexpected = time.monotonic(), 0
+        async with AsyncExitStack() as stack:
+            client: BatchClient | None = None
             while True:
                 try:
+                    if client is None:
+                        client = await stack.enter_async_context(hook.async_batch())
                     if (said := await self.look(hook, client)) is not None:
                         return said
+                    unexpected = 0
                 except TryAgain as error:  # a missed look fails nothing; the deadline does
                     self.log.warning("%s", error)
+                except BatchWrapError:
+                    raise
+                except Exception as error:
+                    unexpected += 1
+                    if unexpected > _PATIENCE:
+                        raise
+                    self.log.warning("A look failed: %s", type(error).__name__)
                 left = self.deadline - time.time()
                 if left <= 0:
                     return {"late": True}

@@ -44,3 +44,18 @@ def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in/x").symlink_to(tmp_path / "secret")
     with pytest.raises(ConfigError, match="symbolic link"):
         collect("in", tmp_path)
+
+
+def test_a_link_to_a_folder_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "in/real").mkdir(parents=True)
+    (tmp_path / "in/real/x").write_text("x")
+    (tmp_path / "in/linked").symlink_to("real")
+    with pytest.raises(ConfigError, match="link to a folder"):
+        collect("in", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["back\\slash", "new\nline", "not\udcff-utf8"])
+def test_a_name_that_no_blob_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(ConfigError, match="no blob can have"):
+        collect(tmp_path / name, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +16,19 @@ CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 texts = st.text(min_size=1, max_size=300)
 
 
-@given(texts, texts, texts, st.integers(-1, 10_000), st.integers(1, 999), st.integers(1, 20))
-def test_setup_ids_are_legal(dag: str, scope: str, run: str, index: int, epoch: int, number: int) -> None:
-    assert LEGAL.fullmatch(naming.setup_id(dag, scope, run, index, epoch, number))
+@given(texts, texts, texts, texts, st.integers(-1, 10_000), st.integers(1, 999), st.integers(1, 20))
+def test_setup_ids_are_legal_and_tell_their_order(
+    dag: str, scope: str, task: str, run: str, index: int, epoch: int, number: int
+) -> None:
+    family = naming.setup_family(dag, scope, task, run, index)
+    suffix = naming.setup_suffix(epoch, number)
+    assert LEGAL.fullmatch(family + suffix)
+    assert naming.setup_order(suffix) == (epoch, number)
+
+
+@pytest.mark.parametrize("suffix", ["", "e", "e1-", "x", "e1-2-3", "1-a1"])
+def test_something_else_is_no_order(suffix: str) -> None:
+    assert naming.setup_order(suffix) is None
 
 
 @given(texts, texts, st.integers(-1, 10_000), st.integers(1, 999), st.integers(1, 9999))
@@ -34,19 +45,24 @@ def test_step_ids_are_legal_and_begin_with_their_family(
 
 @given(st.lists(st.tuples(texts, texts), min_size=2, max_size=6, unique=True))
 def test_two_originals_never_share_an_id(originals: list[tuple[str, str]]) -> None:
-    ids = {naming.setup_id(dag, dag, run, -1, 1).lower() for dag, run in originals}
+    ids = {naming.setup_family(dag, dag, "create", run, -1).lower() for dag, run in originals}
     assert len(ids) == len(originals)
 
 
 def test_ids_that_differ_by_case_differ() -> None:
     # Batch compares without regard to case, Airflow does not.
-    one, other = naming.setup_id("pi", "pi", "Run", -1, 1), naming.setup_id("pi", "pi", "run", -1, 1)
+    one, other = (naming.setup_family("pi", "pi", "pi.create", run, -1) for run in ("Run", "run"))
     assert one.lower() != other.lower()
+
+
+def test_two_set_ups_of_one_group_have_ids_of_their_own() -> None:
+    one, other = (naming.setup_family("pi", "g", task, "run", -1) for task in ("g.a", "g.b"))
+    assert one != other
 
 
 def test_ids_are_readable() -> None:
     run = "manual__2026-11-22T19:00:01.512345+00:00"
-    assert naming.setup_id("pi", "pi", run, -1, 1).startswith("pi-manual-20261122T190001-")
+    assert naming.setup_family("pi", "pi", "pi.create", run, -1).startswith("pi-manual-20261122T190001-")
     assert naming.step_id("pi.1_extract", "1_extract", 3, Attempt(2, 4)).startswith("1_extract-3-")
     assert naming.step_id("pi.1_extract", "1_extract", 3, Attempt(2, 4)).endswith("-e2-a4")
 
@@ -59,6 +75,16 @@ def test_container_names_are_legal(dag: str) -> None:
 def test_runs_have_folders_of_their_own() -> None:
     assert naming.run_prefix("a:b", "x") != naming.run_prefix("a-b", "x")
     assert naming.run_prefix("a", "x") != naming.run_prefix("a", "y")
+    assert len({naming.run_prefix("a", "x", index) for index in (-1, 0, 1)}) == 3
+
+
+def test_result_folders_are_named_by_the_task() -> None:
+    assert naming.result_folder("g.1_a", "g", -1) == "1_a"
+    assert naming.result_folder("outer.g.1_a", "outer.g", 3) == "1_a[3]"
+    assert naming.result_folder("1_a", "", -1) == "1_a"
+    # Another group's task may have the same name.
+    others = {naming.result_folder(task, "g", -1) for task in ("g.1_a", "1_a", "h.1_a", "g.h.1_a")}
+    assert len(others) == 4
 
 
 def test_an_attempt_is_read_back_and_nothing_else_is() -> None:

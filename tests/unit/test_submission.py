@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
+from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.hooks.views import TaskView
 from airflow_batchwrap.naming import Attempt
@@ -22,7 +22,7 @@ REF = BlobRef("c", "b", 9, "00")
 
 def submission(**changes: object) -> Submission:
     workspace = Workspace("p", True, "j", archive=REF, steps=("1_a.py",), inputs=(InputFile("x", REF),))
-    whole = Submission(workspace, "1_a.py", "", ["a", 1], {"p": 1}, {"try_number": 1}, "o/1", timedelta(hours=1), 0, 1)
+    whole = Submission(workspace, "1_a.py", "", ["a", 1], {"p": 1}, {"try_number": 1}, "o/1", WorkflowConfig())
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
@@ -51,6 +51,8 @@ def test_the_fingerprint_sees_what_matters_and_nothing_else() -> None:
     assert whole.fingerprint() != submission(arguments=["a", 2]).fingerprint()
     assert whole.fingerprint() != submission(params={"p": 2}).fingerprint()
     assert whole.fingerprint() != submission(step="2_b.py").fingerprint()
+    assert whole.fingerprint() != submission(environment={"A": "1"}).fingerprint()
+    assert whole.fingerprint() == submission(settings=WorkflowConfig(step_timeout="1 h")).fingerprint()
     assert whole.fingerprint() != submission(workspace=replace(whole.workspace, inputs=())).fingerprint()
 
 
@@ -61,6 +63,13 @@ def test_references_become_files_on_the_node_also_within_a_stage_list() -> None:
     assert argument.kind == "list"
     assert [item.kind for item in argument.items] == ["value", "file"]
     assert files == {argument.items[1].path: REF}
+    (deep,) = submission(arguments=[[[reference], {"plain": 1}]]).call()[0].arguments
+    assert [item.kind for item in deep.items] == ["list", "value"]
+
+
+def test_a_reference_within_a_dict_is_refused_rather_than_handed_over_as_it_is() -> None:
+    with pytest.raises(ConfigError, match="too large to travel"):
+        submission(arguments=[{"x": [ValueReference(REF).to_xcom()]}]).call()
 
 
 def test_values_that_are_not_json_are_told() -> None:
@@ -78,7 +87,8 @@ def test_values_that_are_not_json_are_told() -> None:
         ("1_a/deep/x.csv", "**/*.csv", True),
         ("1_a/x.csv", "1_a/*", True),
         ("1_a/deep/x.csv", "1_a/*", False),
-        ("1_a/x.csv", "*.csv", False),
+        ("1_a/deep/x.csv", "*.csv", True),
+        ("1_a/x.csv", "1_*.csv", False),
         ("1_a/x.csv", "**/x.???", True),
     ],
 )

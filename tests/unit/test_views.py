@@ -67,8 +67,14 @@ def test_a_pool_that_cannot_work_is_told(view: PoolView, said: str) -> None:
     assert said in verdict.why
 
 
-def test_an_empty_pool_that_scales_by_itself_is_ready() -> None:
-    assert judge_pool(PoolView("p", "active", "steady", 0, autoscale=True)).answer == "ready"
+@pytest.mark.parametrize("states", [(), ("leavingpool",)])
+def test_an_empty_pool_that_scales_by_itself_is_ready(states: tuple[str, ...]) -> None:
+    assert judge_pool(pool(*states, target=0, autoscale=True)).answer == "ready"
+
+
+def test_a_preempted_node_may_come_back() -> None:
+    assert judge_pool(pool("preempted", "idle")).answer == "wait"
+    assert judge_pool(pool("unusable", "idle")).answer == "failed"
 
 
 def test_exit_code_0_is_no_success_where_an_upload_failed() -> None:
