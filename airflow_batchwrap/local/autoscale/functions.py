@@ -169,7 +169,7 @@ def _logarithm(logarithm: Callable[[float], float]) -> Callable[[str, float], fl
 
 
 def _round(number: float) -> float:
-    # Halves go away from zero (documented); adding 0.5 would round 0.49999999999999994 up.
+    # Halves go away from zero, as in C; adding 0.5 would round 0.49999999999999994 up.
     whole = float(math.floor(abs(number)))
     return math.copysign(whole + (abs(number) - whole >= 0.5), number)
 

@@ -14,8 +14,8 @@ PERIOD = 30.0
 #: Samples kept of each variable by default: 8 hours of them. Azure does not say how many it keeps.
 KEEP = 960
 
-#: Every read-only variable, documented today or until it was retired in 2024; the retired ones have no samples in
-#: Azure any more, which is what a formula sees here of any variable that nobody records.
+#: Every read-only variable that Azure documents or once did ($MemoryBytes, $DiskBytes and their like); one that nobody
+#: records has no samples.
 METRICS = frozenset(
     {
         "$ActiveTasks",
