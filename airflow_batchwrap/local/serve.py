@@ -16,7 +16,8 @@ import uvicorn
 
 from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.home import Home, HomeError
-from airflow_batchwrap.local.service import create_app
+from airflow_batchwrap.local.service import close_world, create_app, open_world
+from airflow_batchwrap.local.state.store import StoreError
 
 
 class _Server(uvicorn.Server):
@@ -72,6 +73,7 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
     :param host: the address it was bound to.
     :param account: the account's name.
     :param key: the account's key in base64.
+    :raises HomeError: the state in the data directory cannot be read.
     """
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
@@ -84,10 +86,20 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
         url=url,
         hosts=frozenset(f"{name}:{port}".lower() for name in names),
     )
-    app = create_app(config, ready=lambda: home.note(os.getpid(), url, account))
+    try:
+        asyncio.run(_serve(config, home, listener))
+    except StoreError as error:
+        raise HomeError(str(error)) from None
+    finally:
+        home.forget_note()
+        listener.close()
+
+
+async def _serve(config: Config, home: Home, listener: socket.socket) -> None:
+    world = await open_world(config)
     server = _Server(
         uvicorn.Config(
-            app,
+            create_app(world),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -95,18 +107,15 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
             timeout_graceful_shutdown=1,
             # Longer than clients keep a connection: one that meets our closing of it fails.
             timeout_keep_alive=120,
-            lifespan="on",
+            lifespan="off",
         )
     )
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, setattr, server, "should_exit", True)
-        await server.serve(sockets=[listener])
-
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    # The port is open already: whoever reads this note and connects is answered as soon as the server runs.
+    home.note(os.getpid(), config.url, config.account)
     try:
-        asyncio.run(run())
+        await server.serve(sockets=[listener])
     finally:
-        home.forget_note()
-        listener.close()
+        await close_world(world)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -57,34 +55,23 @@ async def close_world(world: World) -> None:
     runs += [part.run for job in world.jobs for part in job.nodes.values() if part.run]
     for run in runs:
         run.stop("discard")
-    await asyncio.to_thread(process.kill_marked, "AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+    await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
     waits = [asyncio.ensure_future(run.over.wait()) for run in runs]
     if waits:
         await asyncio.wait(waits, timeout=STOP_WAIT)
     await world.close()
 
 
-def create_app(config: Config, ready: Callable[[], None] = lambda: None) -> Starlette:
-    """The application.
+def create_app(world: World) -> Starlette:
+    """The application: the page at ``/``, and the REST API.
 
-    :param config: how the service is started.
-    :param ready: called once it can answer.
+    :param world: the state, alive.
     :return: the ASGI application.
     """
 
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        world = await open_world(config)
-        app.router.routes.append(Mount("/", app=Api(world)))
-        ready()
-        try:
-            yield
-        finally:
-            await close_world(world)
-
     async def page(request: Request) -> PlainTextResponse:
-        if request.headers.get("host", "").lower() not in config.hosts:
+        if request.headers.get("host", "").lower() not in world.config.hosts:
             return PlainTextResponse("The Host header does not name this service.\n", status_code=400)
         return PlainTextResponse(_PAGE)
 
-    return Starlette(routes=[Route("/", page)], lifespan=lifespan)
+    return Starlette(routes=[Route("/", page), Mount("/", app=Api(world))])

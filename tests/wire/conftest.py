@@ -51,6 +51,10 @@ class Wire:
         self._number += 1
         return f"{stem}-{self._number}"
 
+    def root(self, node: str | None) -> Path:
+        """A node's directory on this machine."""
+        return self.service.data / "nodes" / str(node).split("_")[1][:12]
+
     def until(self, look: Callable[[], T], timeout: float = 20.0) -> T:
         """Look until there is something to see."""
         return until(look, timeout)

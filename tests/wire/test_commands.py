@@ -36,7 +36,7 @@ def test_environment_is_the_documented_one(wire: Wire, pool: str) -> None:
     task = wire.run(job, "/usr/bin/env", environment_settings=own)
     found = environment_of(wire, job, task.id)
     assert task.node_info is not None
-    root = str(wire.service.data / "nodes" / str(task.node_info.node_id))
+    root = str(wire.root(task.node_info.node_id))
     directory = f"{root}/workitems/{job}/job-1/{task.id}"
     expected = {
         "AZ_BATCH_ACCOUNT_NAME": wire.service.account,

@@ -42,7 +42,7 @@ def directory_of(wire: Wire, job: str, task: str) -> Path:
     """A task's directory on this machine."""
     info = wire.client.get_task(job, task).node_info
     assert info is not None
-    return wire.service.data / "nodes" / str(info.node_id) / str(info.task_root_directory)
+    return wire.root(info.node_id) / str(info.task_root_directory)
 
 
 def test_output_is_read_by_range_while_the_task_runs(wire: Wire, job: str) -> None:

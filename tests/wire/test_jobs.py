@@ -81,7 +81,7 @@ def test_deleted_job_is_gone_with_its_processes_and_files(wire: Wire, pool: str)
     task = wire.add(job, "/bin/sleep 60")
     info = wire.state(job, task, "running").node_info
     assert info is not None
-    directory = wire.service.data / "nodes" / str(info.node_id) / "workitems" / job
+    directory = wire.root(info.node_id) / "workitems" / job
     assert directory.is_dir()
     wire.client.begin_delete_job(job, polling_interval=0).wait()
     with pytest.raises(ResourceNotFoundError):

@@ -87,7 +87,7 @@ def test_resize_up_and_down(wire: Wire) -> None:
     assert wire.client.get_pool(name).etag != before.etag
     wire.client.begin_resize_pool(name, m.BatchPoolResizeOptions(target_dedicated_nodes=0), polling_interval=0).wait()
     wire.nodes(name, 0)
-    assert not node_root(wire, first).exists()
+    assert not wire.root(first).exists()
     assert wire.client.get_pool(name).current_dedicated_nodes == 0
     wire.client.begin_delete_pool(name, polling_interval=0).wait()
 
@@ -162,7 +162,7 @@ def test_resize_that_waits_can_be_stopped(wire: Wire) -> None:
 
 def test_deleted_pool_is_gone_with_its_nodes(wire: Wire) -> None:
     name = wire.pool(2)
-    roots = [node_root(wire, node.id) for node in wire.client.list_nodes(name)]
+    roots = [wire.root(node.id) for node in wire.client.list_nodes(name)]
     wire.client.begin_delete_pool(name, polling_interval=0).wait()
     with pytest.raises(ResourceNotFoundError):
         wire.client.get_pool(name)

@@ -181,3 +181,11 @@ def test_resource_files_that_cannot_be(wire: Wire, job: str, file: dict[str, Any
     with pytest.raises(HttpResponseError) as caught:
         wire.add(job, "/bin/true", resource_files=[m.ResourceFile(file)])
     assert caught.value.status_code == status
+
+
+def test_too_many_resource_files_for_one_task(wire: Wire, job: str) -> None:
+    files = [m.ResourceFile(http_url=f"http://h/{number}?{'s' * 300}", file_path=str(number)) for number in range(100)]
+    with pytest.raises(HttpResponseError) as caught:
+        wire.add(job, "/bin/true", resource_files=files)
+    assert caught.value.status_code == 413
+    assert "RequestEntityTooLarge" in str(caught.value)

@@ -127,7 +127,7 @@ def crash(services: Callable[[Path], Wire], tmp_path_factory: pytest.TempPathFac
     before = begin(services(data))
     kill(before.wire)
     assert [process.is_running() for process in before.old] == [True] * 3
-    (before.wire.service.data / "nodes" / before.nodes[0] / "shared" / "go").touch()
+    (before.wire.root(before.nodes[0]) / "shared" / "go").touch()
     before.wire = services(data)
     return before
 
@@ -189,7 +189,7 @@ def test_endings_that_were_begun_are_ended(crash: Crash) -> None:
     assert ended.execution_info.termination_reason == "enough"
     wire.until(lambda: gone(lambda: wire.client.get_job(crash.deleting)))
     wire.until(lambda: gone(lambda: wire.client.get_pool(crash.deleted_pool)))
-    wire.until(lambda: [path.name for path in (wire.service.data / "nodes").iterdir()] == crash.nodes)
+    wire.until(lambda: list((wire.service.data / "nodes").iterdir()) == [wire.root(crash.nodes[0])])
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -171,3 +171,11 @@ def test_start_task_finds_nothing_of_the_services_environment(
     task = wire.run(job, "/usr/bin/env")
     names = {line.partition("=")[0] for line in wire.text(job, task.id).splitlines()}
     assert {name for name in names if not name.startswith("AZ_BATCH_")} <= {"PATH", "LANG", "HOME"}
+
+
+def test_state_that_cannot_be_read_is_told(data: Path) -> None:
+    data.mkdir()
+    (data / "state.sqlite").write_bytes(b"this is no database, and never was" * 100)
+    with pytest.raises(LocalServiceError, match="cannot be read") as caught:
+        runner.start(data)
+    assert "Traceback" not in str(caught.value)

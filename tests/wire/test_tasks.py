@@ -195,7 +195,7 @@ def test_deleted_task_is_gone_with_its_files(wire: Wire, job: str) -> None:
     task = wire.add(job, "/bin/sleep 60")
     info = wire.state(job, task, "running").node_info
     assert info is not None
-    directory = wire.service.data / "nodes" / str(info.node_id) / str(info.task_root_directory)
+    directory = wire.root(info.node_id) / str(info.task_root_directory)
     assert directory.is_dir()
     wire.client.delete_task(job, task)
     with pytest.raises(ResourceNotFoundError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +14,9 @@ from airflow_batchwrap.local.wire.errors import BatchError
 RETENTION = "P7D"
 #: Learn: BatchJobReleaseTask.maxWallClockTime, at most and by default 15 minutes.
 RELEASE = "PT15M"
+
+#: Resource files of one task, in characters of JSON (azure-notes.md, limits).
+MOST_RESOURCES = 32_768
 
 _USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 
@@ -56,7 +60,10 @@ def resource_files(body: dict[str, Any], name: str = "resourceFiles") -> None:
     :param name: the property.
     :raises BatchError: one has not exactly one source, a path that leads out, or a mode that is none.
     """
-    for file in body.get(name, ()):
+    files = body.get(name, [])
+    if len(json.dumps(files)) > MOST_RESOURCES:
+        raise BatchError("RequestEntityTooLarge", f"{name} is longer than {MOST_RESOURCES} characters in all.")
+    for file in files:
         sources = [key for key in ("httpUrl", "storageContainerUrl", "autoStorageContainerName") if key in file]
         if len(sources) != 1:
             raise invalid(name, "exactly one of httpUrl, storageContainerUrl and autoStorageContainerName is needed.")

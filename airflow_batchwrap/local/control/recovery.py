@@ -62,7 +62,7 @@ async def kill_leftovers(world: World) -> None:
             for task in job.tasks:
                 if task.process:
                     process.kill_recorded(int(task.process[0]), float(task.process[1]))
-        process.kill_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+        process.kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
 
     await asyncio.to_thread(kill)
 
@@ -82,7 +82,7 @@ async def resume(world: World) -> None:
         for part in job.nodes.values():
             _reboot(part)
             world.store.touch(part)
-    await asyncio.to_thread(_sweep, world.config.nodes, {node.id for pool in world.pools for node in pool.nodes})
+    await asyncio.to_thread(_sweep, world.config.nodes, {node.directory for pool in world.pools for node in pool.nodes})
     for pool in world.pools:
         for node in pool.nodes:
             if node.state == "leavingpool":

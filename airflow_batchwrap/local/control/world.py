@@ -72,7 +72,7 @@ class World:
         :param node: the node.
         :return: the path.
         """
-        return self.config.nodes / node.id
+        return self.config.nodes / node.directory
 
     def node(self, pool_id: str | None, node_id: str | None) -> Node | None:
         """Find a node.

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 
+#: How often a look for processes is repeated while there are any: they may start others in the meantime.
+_ROUNDS = 20
+
 
 class ProgramNotFound(Exception):
     """The program a command line names is not there."""
@@ -74,6 +77,7 @@ class Child:
 
     def _sleep(self) -> None:
         code = self._popen.wait()
+        kill_group(self.pid)
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end, code)
 
@@ -169,20 +173,35 @@ def kill_all(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def kill_marked(variable: str, value: str) -> None:
-    """Kill the processes that carry a variable, or one below it: commands that detached from their parents.
+def kill_all_marked(variable: str, value: str) -> None:
+    """Kill the processes that carry a variable, and those they start meanwhile.
 
     :param variable: the name of an environment variable.
     :param value: its value, a directory.
     """
+    for _ in range(_ROUNDS):
+        if not kill_marked(variable, value):
+            return
+
+
+def kill_marked(variable: str, value: str) -> int:
+    """Kill the processes that carry a variable, or one below it: commands that detached from their parents.
+
+    :param variable: the name of an environment variable.
+    :param value: its value, a directory.
+    :return: how many there were, those that are dead already left out.
+    """
+    killed = 0
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         if process.pid in spared:
             continue
         with contextlib.suppress(psutil.Error, OSError):
             found = process.environ().get(variable, "")
-            if found == value or found.startswith(value + os.sep):
+            if (found == value or found.startswith(value + os.sep)) and process.status() != psutil.STATUS_ZOMBIE:
                 process.kill()
+                killed += 1
+    return killed
 
 
 def kill_recorded(pid: int, mark: float) -> None:

@@ -182,6 +182,11 @@ class Node(Entity):
         self.runs: dict[Task, Run] = {}
 
     @property
+    def directory(self) -> str:
+        """The name of its directory: shorter than its id, since paths below it end up in sockets and `#!` lines."""
+        return self.id.split("_")[1][:12]
+
+    @property
     def usable(self) -> bool:
         """Whether the scheduler may place tasks here."""
         return self.state in ("idle", "running") and self.scheduling == "enabled" and not self.draining

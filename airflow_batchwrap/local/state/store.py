@@ -22,12 +22,14 @@ Row = tuple[int, str, int, bytes, bytes]
 #: How long a batch gathers changes that nobody waits for, in seconds.
 GATHER = 0.005
 
+#: What the rows look like: a service of another layout does not read them.
+_LAYOUT = "1"
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entity (
     uid INTEGER PRIMARY KEY, kind TEXT NOT NULL, parent INTEGER NOT NULL, body BLOB NOT NULL, state BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-INSERT OR IGNORE INTO setting VALUES ('layout', '1');
 """
 
 
@@ -49,16 +51,26 @@ class Store:
     """The SQLite file.
 
     :param path: where it is.
+    :raises StoreError: it cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # NORMAL: a commit survives the death of the process, which is what is promised; a power cut may cost the last.
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        try:
+            # NORMAL: a commit survives the death of the process, as promised; a power cut may cost the last ones.
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO setting VALUES ('layout', ?)", (_LAYOUT,))
+            self._last_uid = int(self._db.execute("SELECT coalesce(max(uid), 0) FROM entity").fetchone()[0])
+            layout = self._db.execute("SELECT value FROM setting WHERE name = 'layout'").fetchone()[0]
+        except sqlite3.Error as error:
+            self._db.close()
+            raise StoreError(f"The state in {path} cannot be read ({error}): name another data directory.") from None
+        if layout != _LAYOUT:
+            self._db.close()
+            raise StoreError(f"The state in {path} is of another version of the service: name another data directory.")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._last_uid = int(self._db.execute("SELECT coalesce(max(uid), 0) FROM entity").fetchone()[0])
         self._touched: dict[int, Keepable] = {}
         self._dropped: set[int] = set()
         self._waiters: list[asyncio.Future[None]] = []

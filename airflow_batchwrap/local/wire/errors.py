@@ -41,6 +41,7 @@ CODES: dict[str, tuple[int, str]] = {
     "PoolExists": (409, "A pool of this id exists already."),
     "PoolNotFound": (404, "The pool does not exist."),
     "RequestBodyTooLarge": (413, "The request body is larger than the service takes."),
+    "RequestEntityTooLarge": (413, "The entity in the request is larger than the service takes."),
     "ServerBusy": (503, "The service is too busy to answer. Try again later."),
     "TaskCompleted": (409, "The task is already completed."),
     "TaskExists": (409, "A task of this id exists already in this job."),
