@@ -57,6 +57,8 @@ def serve(
             listener = serving.listen(host, port)
             address = f"http://{host}:{listener.getsockname()[1]}"
             typer.echo(f"Local Batch service: {address}, account {account}, data {home.path}")
+            # Without the token: what is written here may end in a log.
+            typer.echo(f"Page: {address}/ui/ (its address with the token: batchwrap local status --data {home.path})")
             serving.serve(home, listener, host, account, kept)
     except HomeError as error:
         raise _fail(error) from None
@@ -82,6 +84,7 @@ def start(
     except (HomeError, runner.LocalServiceError) as error:
         raise _fail(error) from None
     typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
+    typer.echo(f"Page: {Home(service.data).page(service.url)}")
 
 
 @app.command()
@@ -104,3 +107,4 @@ def status(data: Data) -> None:
     if service is None:
         raise _fail(f"No local Batch service runs on {data}.")
     typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
+    typer.echo(f"Page: {Home(service.data).page(service.url)}")

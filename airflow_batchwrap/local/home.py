@@ -18,6 +18,9 @@ ACCOUNT = "batchwraplocal"
 #: The published key of ``--dev-key``: known to everybody, so it is worth nothing off this machine.
 DEV_KEY = base64.b64encode(b"airflow-batchwrap local Batch service: published development key").decode()
 
+#: Characters of the page's token: 32 bytes in base64.
+TOKEN_LENGTH = 43
+
 
 class HomeError(Exception):
     """The data directory cannot be used; the message says why and what to do."""
@@ -84,6 +87,25 @@ class Home:
         elif not path.exists():
             self._write("key", base64.b64encode(secrets.token_bytes(64)).decode(), replace=False)
         return path.read_text().strip()
+
+    def token(self) -> str:
+        """The token that opens the page, made at random the first time.
+
+        :return: the token.
+        """
+        path = self.path / "page-token"
+        # One that is too short to be ours (an empty file) would open the page to anybody.
+        if not path.exists() or len(path.read_text().strip()) < TOKEN_LENGTH:
+            self._write("page-token", secrets.token_urlsafe(32), replace=path.exists())
+        return path.read_text().strip()
+
+    def page(self, url: str) -> str:
+        """The address that opens the page.
+
+        :param url: the service's address.
+        :return: the page's address with the token in it.
+        """
+        return f"{url}/ui/?token={self.token()}"
 
     def note(self, pid: int, url: str, account: str) -> None:
         """Note the service that runs here.

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 
 from airflow_batchwrap.local.api.app import Api
@@ -16,6 +16,7 @@ from airflow_batchwrap.local.control.nodes import Nodes
 from airflow_batchwrap.local.control.scheduler import Scheduler
 from airflow_batchwrap.local.control.world import Config, World
 from airflow_batchwrap.local.node import process
+from airflow_batchwrap.local.page.app import Page
 from airflow_batchwrap.local.state.store import Store
 
 #: How long a stop waits for killed processes to be gone, in seconds.
@@ -69,9 +70,12 @@ def create_app(world: World) -> Starlette:
     :return: the ASGI application.
     """
 
-    async def page(request: Request) -> PlainTextResponse:
+    async def page(request: Request) -> Response:
         if request.headers.get("host", "").lower() not in world.config.hosts:
             return PlainTextResponse("The Host header does not name this service.\n", status_code=400)
-        return PlainTextResponse(_PAGE)
+        if request.url.path == "/ui" or "text/html" in request.headers.get("accept", ""):
+            return RedirectResponse("/ui/", status_code=303, headers={"Vary": "Accept"})
+        return PlainTextResponse(_PAGE, headers={"Vary": "Accept"})
 
-    return Starlette(routes=[Route("/", page), Mount("/", app=Api(world))])
+    pages = [Route("/", page), Route("/ui", page), Mount("/ui", app=Page(world))]
+    return Starlette(routes=[*pages, Mount("/", app=Api(world))])
