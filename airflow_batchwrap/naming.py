@@ -114,15 +114,15 @@ def setup_order(suffix: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2] or 1)) if match else None
 
 
-def step_id(task_id: str, step: str, map_index: int, attempt: Attempt) -> str:
+def step_id(task_id: str, map_index: int, attempt: Attempt) -> str:
     """Return the Batch task's id of one attempt at a step, unique within its job."""
-    readable = [step] if map_index < 0 else [step, str(map_index)]
-    return batch_id(readable, (task_id, map_index), str(attempt))
+    name = task_id.rpartition(".")[2]
+    return batch_id([name] if map_index < 0 else [name, str(map_index)], (task_id, map_index), str(attempt))
 
 
-def step_family(task_id: str, step: str, map_index: int) -> str:
+def step_family(task_id: str, map_index: int) -> str:
     """Return what the Batch task ids of all attempts at one step begin with."""
-    return step_id(task_id, step, map_index, Attempt()).removesuffix(str(Attempt()))
+    return step_id(task_id, map_index, Attempt()).removesuffix(str(Attempt()))
 
 
 def container_name(dag_id: str) -> str:

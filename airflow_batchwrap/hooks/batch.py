@@ -7,6 +7,7 @@ imports stay inside methods, because this module may be imported while a DAG fil
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property
@@ -43,6 +44,10 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
 
     def __init__(self, azure_batch_conn_id: str = "azure_batch_default", wasb_conn_id: str = "wasb_default") -> None:
         super().__init__()
+        # As WasbHook does: Azure's clients would fill the task's log with every request's headers.
+        requests = logging.getLogger("azure.core.pipeline.policies.http_logging_policy")
+        if requests.level == logging.NOTSET:
+            requests.setLevel(logging.WARNING)
         self.azure_batch_conn_id = azure_batch_conn_id
         self.wasb_conn_id = wasb_conn_id
 

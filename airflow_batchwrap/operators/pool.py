@@ -8,8 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowRuntimeError
-
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
 from airflow_batchwrap.naming import digest
@@ -20,9 +18,6 @@ from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-
-_OVER = {"success", "failed"}  # a DAG run's states
 
 
 class CreatePoolOperator(SetUpOperator):
@@ -163,10 +158,8 @@ class RepurposePoolOperator(UsePoolOperator):
 
     def _is_over(self, context: Context, run_id: str) -> bool:
         """Tell whether a run of this DAG is over; False for one that this Airflow does not know."""
-        try:
-            return str(context["ti"].get_dagrun_state(self.dag_id, run_id)) in _OVER
-        except AirflowRuntimeError:
-            return False
+        count: int = context["ti"].get_dr_count(self.dag_id, run_ids=[run_id], states=["success", "failed"])
+        return count > 0
 
 
 class DeletePoolOperator(BatchWrapOperator):

@@ -162,7 +162,7 @@ class RunBatchTaskOperator(JobOperator):
         """Submit this attempt once; return where it is, which it is, and when it was created (seconds since 1970)."""
         from airflow_batchwrap.hooks import models
 
-        family = step_family(self.task_id, self._name, self.map_index(context))
+        family = step_family(self.task_id, self.map_index(context))
         found = {
             attempt: view
             for task_id, view in self.hook.view_tasks(workspace.job_id, family).items()
@@ -349,7 +349,7 @@ class RunBatchTaskOperator(JobOperator):
         return Path(self.step).stem if self.step else self.task_id.rpartition(".")[2]
 
     def _key(self, context: Context, workspace: Workspace, attempt: Attempt) -> BatchTaskKey:
-        return BatchTaskKey(workspace.job_id, step_id(self.task_id, self._name, self.map_index(context), attempt))
+        return BatchTaskKey(workspace.job_id, step_id(self.task_id, self.map_index(context), attempt))
 
     def _prefix(self, context: Context, workspace: Workspace, attempt: Attempt) -> str:
         group = workspace.group if self.workspace else self.group

@@ -31,14 +31,12 @@ def test_something_else_is_no_order(suffix: str) -> None:
     assert naming.setup_order(suffix) is None
 
 
-@given(texts, texts, st.integers(-1, 10_000), st.integers(1, 999), st.integers(1, 9999))
-def test_step_ids_are_legal_and_begin_with_their_family(
-    task: str, step: str, index: int, epoch: int, number: int
-) -> None:
+@given(texts, st.integers(-1, 10_000), st.integers(1, 999), st.integers(1, 9999))
+def test_step_ids_are_legal_and_begin_with_their_family(task: str, index: int, epoch: int, number: int) -> None:
     attempt = Attempt(epoch, number)
-    found = naming.step_id(task, step, index, attempt)
+    found = naming.step_id(task, index, attempt)
     assert LEGAL.fullmatch(found)
-    family = naming.step_family(task, step, index)
+    family = naming.step_family(task, index)
     assert found.startswith(family)
     assert Attempt.parse(found[len(family) :]) == attempt
 
@@ -63,8 +61,8 @@ def test_two_set_ups_of_one_group_have_ids_of_their_own() -> None:
 def test_ids_are_readable() -> None:
     run = "manual__2026-11-22T19:00:01.512345+00:00"
     assert naming.setup_family("pi", "pi", "pi.create", run, -1).startswith("pi-manual-20261122T190001-")
-    assert naming.step_id("pi.1_extract", "1_extract", 3, Attempt(2, 4)).startswith("1_extract-3-")
-    assert naming.step_id("pi.1_extract", "1_extract", 3, Attempt(2, 4)).endswith("-e2-a4")
+    assert naming.step_id("pi.1_extract", 3, Attempt(2, 4)).startswith("1_extract-3-")
+    assert naming.step_id("pi.1_extract", 3, Attempt(2, 4)).endswith("-e2-a4")
 
 
 @given(texts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
 import json
 import shutil
@@ -16,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from azure.batch import BatchClient
+
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
     from airflow_batchwrap.stack.azurite import AzuriteService
@@ -166,6 +171,177 @@ def run_workflow(dags_folder: Path, run_file: RunFile) -> Callable[..., Run]:
         return run_file(folder / "dag.py")
 
     return run
+
+
+class Instance:
+    """What an operator asks of its task instance."""
+
+    def __init__(self, try_number: int, max_tries: int, map_index: int, run_states: dict[str, str]) -> None:
+        self.try_number, self.max_tries, self.map_index = try_number, max_tries, map_index
+        self.xcoms: dict[str, Any] = {}
+        self._run_states = run_states
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = json.loads(json.dumps(value))
+
+    def get_dr_count(self, dag_id: str, run_ids: list[str], states: list[str]) -> int:
+        return sum(self._run_states.get(run_id) in states for run_id in run_ids)
+
+
+class Bench:
+    """Run single operators on the two services, as often and in whatever order a test wants.
+
+    Airflow's part is in memory: ids, XComs, and a state store for each task and run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from airflow.sdk import DAG
+
+        self.folder = folder
+        self.dag = DAG(f"bench_{uuid.uuid4().hex[:8]}", schedule=None)
+        self.dag.fileloc = str(folder / "dag.py")
+        self.runs: dict[str, str] = {}
+        self.xcoms: dict[str, Any] = {}
+        self._stores: dict[tuple[str, str, int], dict[str, Any]] = {}
+
+    def steps(self, name: str = "steps", /, **texts: str) -> str:
+        """Write step files: ``_1_a="..."`` is ``1_a.py``."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        for stem, text in texts.items():
+            (folder / f"{stem.removeprefix('_')}.py").write_text(textwrap.dedent(text))
+        return name
+
+    def make(self, kind: Callable[..., Any], task_id: str | None = None, **arguments: Any) -> Any:
+        """Make an operator in the bench's DAG."""
+        given = {"poll_interval": 1.0, **arguments}
+        return kind(task_id=task_id or f"t{len(self.dag.task_dict)}", dag=self.dag, **given)
+
+    def context(
+        self, operator: BaseOperator, run_id: str = "r1", try_number: int = 1, cleared: int = 0, map_index: int = -1
+    ) -> Any:
+        """Return what Airflow hands to a try.
+
+        :param cleared: how many tries there were when a person cleared the task last.
+        """
+        self.runs.setdefault(run_id, "running")
+        return {
+            "dag": self.dag,
+            "task": operator,
+            "run_id": run_id,
+            "params": {},
+            "ti": Instance(try_number, cleared + (operator.retries or 0), map_index, self.runs),
+            "task_state_store": MemoryStore(self._stores.setdefault((operator.task_id, run_id, map_index), {})),
+        }
+
+    def run(self, operator: Any, **of_context: Any) -> Any:
+        """Run one try to its end, deferral included; return what it returns."""
+        return self.begin(operator, **of_context).finish()
+
+    def submit(self, operator: Any, **of_context: Any) -> Try:
+        """Begin a try that is deferred at once; without ``finish`` it is one whose worker or triggerer died."""
+        before = operator.inline_wait
+        operator.inline_wait = 0
+        begun = self.begin(operator, **of_context)
+        operator.inline_wait = before
+        assert begun.trigger is not None
+        return begun
+
+    def begin(self, operator: Any, **of_context: Any) -> Try:
+        """Run one try until it ends or is deferred."""
+        from airflow.sdk.exceptions import TaskDeferred
+        from airflow.sdk.execution_time.task_runner import _run_execute_callable
+
+        # Each try is a process of its own on a worker.
+        operator.__dict__.pop("hook", None)
+        operator.__dict__.pop("settings", None)
+        begun = Try(operator, self.context(operator, **of_context))
+        self.xcoms = begun.context["ti"].xcoms
+        try:
+            begun.result = _run_execute_callable(begun.context, operator.execute, operator)
+        except TaskDeferred as deferred:
+            path, arguments = deferred.trigger.serialize()
+            begun.trigger = path, json.loads(json.dumps(arguments))
+            begun.method = deferred.method_name
+        return begun
+
+
+@dataclass
+class Try:
+    """One try of an operator, ended or deferred."""
+
+    operator: Any
+    context: Any
+    result: Any = None
+    trigger: tuple[str, dict[str, Any]] | None = None
+    method: str = ""
+
+    def finish(self) -> Any:
+        """Wait with the trigger where it was deferred, and go on; return what it returns."""
+        if self.trigger is not None:
+            self.result = getattr(self.operator, self.method)(self.context, asyncio.run(self.event()))
+        return json.loads(json.dumps(self.result))
+
+    async def event(self) -> dict[str, Any]:
+        """Return what the trigger, made again from what it was serialized to, has to say."""
+        assert self.trigger is not None
+        path, arguments = self.trigger
+        module, _, name = path.rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+        (event,) = [event async for event in kind(**arguments).run()]
+        payload: dict[str, Any] = json.loads(json.dumps(event.payload))
+        return payload
+
+
+class MemoryStore:
+    """A task state store."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def get(self, key: str) -> Any:
+        return self._values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self._values[key] = json.loads(json.dumps(value))
+
+
+@pytest.fixture
+def bench(connections: None, tmp_path: Path) -> Bench:
+    """Single operators on the two services."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def client(local_service: LocalService) -> Iterator[BatchClient]:
+    """Azure's own client, to look at what the operators made."""
+    from azure.batch import BatchClient
+    from azure.core.credentials import AzureNamedKeyCredential
+
+    with BatchClient(local_service.url, AzureNamedKeyCredential(local_service.account, local_service.key)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pool(client: BatchClient) -> Iterator[str]:
+    """A pool that somebody else made: one node with two slots."""
+    from azure.batch import models as m
+
+    pool_id = f"shared-{uuid.uuid4().hex[:8]}"
+    image = m.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    client.create_pool(
+        m.BatchPoolCreateOptions(
+            id=pool_id,
+            vm_size="Standard_D2s_v3",
+            virtual_machine_configuration=m.VirtualMachineConfiguration(
+                image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04"
+            ),
+            target_dedicated_nodes=1,
+            task_slots_per_node=2,
+        )
+    )
+    yield pool_id
+    client.begin_delete_pool(pool_id)
 
 
 def finish(dag: Any, run: Any, log: str) -> Run:

@@ -1,0 +1,201 @@
+"""Each attempt at a step is submitted once, adopted while it lives, and made anew only after its failure was told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+
+ONCE = """
+    import pathlib
+
+    def do_action(engine, marker):
+        marker = pathlib.Path(marker)
+        if not marker.exists():
+            marker.touch()
+            print("the first time")
+            raise OSError("not yet")
+        return {"attempt": engine.context["attempt"], "try": engine.context["try_number"]}
+"""
+ECHO = "def do_action(engine, *args):\n    return list(args)\n"
+SLOW = "import time\ndef do_action(engine, *args):\n    time.sleep(60)\n"
+
+
+@pytest.fixture
+def workspace(bench: Any, pool: str) -> dict[str, Any]:
+    """A workspace with all the steps of this file."""
+    from airflow_batchwrap import UsePoolOperator
+
+    bench.steps(
+        _1_once=ONCE, _2_echo=ECHO, _3_slow=SLOW, _4_gone="import os\ndef do_action(engine):\n    os._exit(0)\n"
+    )
+    found: dict[str, Any] = bench.run(bench.make(UsePoolOperator, "set_up", pool_id=pool, steps="steps"))
+    return found
+
+
+@pytest.fixture
+def batch_tasks(client: BatchClient, workspace: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """Return the states of the run's Batch tasks by the end of their ids: ``e1-a1``."""
+
+    def look() -> dict[str, Any]:
+        return {"-".join(task.id.split("-")[-2:]): task for task in client.list_tasks(workspace["job_id"])}
+
+    return look
+
+
+def step(bench: Any, workspace: dict[str, Any], name: str, **arguments: Any) -> Any:
+    from airflow_batchwrap import RunBatchTaskOperator
+
+    return bench.make(RunBatchTaskOperator, "work", step=f"{name}.py", workspace=workspace, retries=3, **arguments)
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_retry_makes_a_new_attempt_and_fetches_its_result(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    from airflow_batchwrap import StepFailed
+
+    work = step(bench, workspace, "1_once", args=[str(tmp_path / "marker")])
+    with pytest.raises(StepFailed, match="OSError: not yet"):
+        bench.run(work, try_number=1)
+    assert bench.run(work, try_number=2) == {"attempt": 2, "try": 2}
+    assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
+
+
+def test_a_try_whose_worker_died_is_gone_on_with(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+) -> None:
+    work = step(bench, workspace, "2_echo", args=["ü", "a b"])
+    bench.submit(work)
+    assert bench.run(work, try_number=2) == ["ü", "a b"]
+    # Once more, after its success.
+    assert bench.run(work, try_number=3) == ["ü", "a b"]
+    assert sorted(batch_tasks()) == ["e1-a1"]
+
+
+def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    from airflow_batchwrap import StepFailed
+
+    work = step(bench, workspace, "1_once", args=[str(tmp_path / "marker")])
+    bench.submit(work)
+    until(lambda: all(task.state == "completed" for task in batch_tasks().values()))
+    with pytest.raises(StepFailed, match="not yet"):
+        bench.run(work, try_number=2)
+    assert bench.run(work, try_number=3)["attempt"] == 2
+
+
+def test_another_call_is_not_taken_for_the_same(bench: Any, workspace: dict[str, Any]) -> None:
+    from airflow_batchwrap import ConfigError
+
+    work = step(bench, workspace, "2_echo", args=["one"], environment={"SECRET": "hush"})
+    bench.submit(work)
+    work.args = ["another"]
+    with pytest.raises(ConfigError, match="exists with another"):
+        bench.run(work, try_number=2)
+    work.args, work.environment = ["one"], {"SECRET": "louder"}
+    with pytest.raises(ConfigError, match="exists with another") as told:
+        bench.run(work, try_number=2)
+    assert "hush" not in str(told.value)
+    assert "louder" not in str(told.value)
+
+
+def test_a_cleared_step_starts_over_and_ends_what_still_runs(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+) -> None:
+    work = step(bench, workspace, "3_slow")
+    bench.submit(work)
+    until(lambda: batch_tasks()["e1-a1"].state == "running")
+    work.step = "2_echo.py"  # the person has mended it
+    assert bench.run(work, try_number=2, cleared=1) == []
+    until(lambda: batch_tasks()["e1-a1"].state == "completed")
+    assert sorted(batch_tasks()) == ["e1-a1", "e2-a1"]
+
+
+def test_a_clear_is_seen_without_the_state_store(bench: Any, workspace: dict[str, Any]) -> None:
+    work = step(bench, workspace, "2_echo")
+    bench.run(work)
+    bench._stores.clear()  # Airflow's option [state_store] clear_on_success
+    bench.run(work, try_number=2, cleared=1)
+    assert bench.xcoms["batch"]["batch_task_id"].endswith("e2-a1")
+
+
+@pytest.mark.parametrize("arguments", [{"deferrable": False}, {"inline_wait": 0}])
+@pytest.mark.parametrize("limit", ["step_timeout", "execution_timeout"])
+def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
+    bench: Any,
+    workspace: dict[str, Any],
+    batch_tasks: Callable[[], dict[str, Any]],
+    arguments: dict[str, Any],
+    limit: str,
+) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    from airflow_batchwrap import StepTimeout
+
+    work = step(bench, workspace, "3_slow", **arguments, **{limit: timedelta(seconds=1.5)})
+    by_airflow = limit == "execution_timeout" and not arguments.get("deferrable", True)
+    with pytest.raises(AirflowTaskTimeout if by_airflow else StepTimeout) as told:
+        bench.run(work)
+    if not by_airflow:
+        assert limit in str(told.value)
+    until(lambda: batch_tasks()["e1-a1"].state == "completed")
+    work.step = "2_echo.py"
+    assert bench.run(work, try_number=2) == []
+    assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
+
+
+def test_a_step_without_a_record_is_tried_again(bench: Any, workspace: dict[str, Any]) -> None:
+    from airflow_batchwrap import StepFailed
+
+    work = step(bench, workspace, "4_gone")
+    for number in (1, 2):
+        with pytest.raises(StepFailed, match="no result record"):
+            bench.run(work, try_number=number)
+        assert bench.xcoms["batch"]["batch_task_id"].endswith(f"e1-a{number}")
+
+
+def test_a_batch_task_that_was_deleted_is_worth_another_try_while_its_job_lives(
+    bench: Any, workspace: dict[str, Any], client: BatchClient, batch_tasks: Callable[[], dict[str, Any]]
+) -> None:
+    from airflow_batchwrap import ConfigError, NodeLost
+
+    work = step(bench, workspace, "3_slow")
+    begun = bench.submit(work)
+    (task,) = batch_tasks().values()
+    client.delete_task(workspace["job_id"], task.id)
+    with pytest.raises(NodeLost, match="try again"):
+        begun.finish()
+    begun = bench.submit(work, try_number=2)
+    assert bench.xcoms["batch"]["batch_task_id"].endswith("e1-a2")
+    client.begin_delete_job(workspace["job_id"])
+    with pytest.raises(ConfigError, match="Clear the set-up task"):
+        begun.finish()
+    with pytest.raises(ConfigError, match="clear the set-up task"):
+        bench.run(work, try_number=3)
+
+
+def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Any, workspace: dict[str, Any]) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator
+
+    made = [
+        bench.make(RunBatchTaskOperator, name, step="2_echo.py", args=[name], workspace=workspace)
+        for name in ("one", "other")
+    ]
+    assert [bench.run(work) for work in made] == [["one"], ["other"]]
+    # A third try of the first still finds its own.
+    assert bench.run(made[0], try_number=2) == ["one"]
