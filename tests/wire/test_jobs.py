@@ -227,3 +227,16 @@ def test_jobs_that_cannot_be(wire: Wire, pool: str, more: dict[str, Any], status
         wire.job(pool, **more)
     assert caught.value.status_code == status
     assert said in str(caught.value)
+
+
+def test_directories_that_a_task_locked_are_removed(wire: Wire) -> None:
+    pool = wire.pool(1)
+    job = wire.job(pool)
+    task = wire.run(job, "/bin/sh -c 'mkdir -p a/b; touch a/b/c; chmod 0 a/b a; ln -s /etc link'")
+    info = task.node_info
+    assert info is not None
+    directory = wire.root(info.node_id) / str(info.task_root_directory)
+    assert directory.is_dir()
+    wire.client.delete_task(job, task.id)
+    assert not directory.exists()
+    wire.client.begin_delete_pool(pool, polling_interval=0).wait()

@@ -6,7 +6,6 @@ import asyncio
 import mimetypes
 import os
 import re
-import shutil
 import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import quote
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, moment
+from airflow_batchwrap.local.node import layout
 from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -171,7 +171,7 @@ async def _delete(call: Call, root: Path) -> Reply:
     path = _named(call, root)
     if path.is_dir() and not path.is_symlink():
         if call.query.get("recursive", "false").lower() == "true":
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            await asyncio.to_thread(layout.remove, path)
         else:
             try:
                 path.rmdir()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import shutil
 from typing import Any
 
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.node import layout
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run
 from airflow_batchwrap.local.state.entities import Execution, Job, NodeJob, Task
@@ -122,8 +121,7 @@ class Jobs:
     async def _purge(self, job: Job) -> None:
         for pool in self._world.pools:
             for node in pool.nodes:
-                with contextlib.suppress(FileNotFoundError):
-                    await asyncio.to_thread(shutil.rmtree, self._world.root(node) / "workitems" / job.id)
+                await asyncio.to_thread(layout.remove, self._world.root(node) / "workitems" / job.id)
         for part in job.nodes.values():
             self._world.store.drop(part.uid)
         for task in job.tasks:
@@ -232,6 +230,5 @@ async def forget(world: World, task: Task) -> None:
     world.store.drop(task.uid)
     if node is not None:
         directory = job_directory(world.root(node), job.id) / task.id
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(shutil.rmtree, directory)
+        await asyncio.to_thread(layout.remove, directory)
     world.job_control.task_ended(task, None)

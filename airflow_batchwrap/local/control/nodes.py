@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-import shutil
 from collections.abc import Iterable
 
 from airflow_batchwrap.local.control.scheduler import finish
@@ -173,18 +171,18 @@ class Nodes:
         variables |= environment.settings(body.get("environmentSettings"))  # type: ignore[arg-type]
         files = body.get("resourceFiles", [])
         work = Work(str(body["commandLine"]), directory, root, variables, files, keep=True)  # type: ignore[arg-type]
-        while True:
+        while node.state != "leavingpool":
             node.start_run = Run(work, self._world.blobs)
             self._world.store.touch(node)
             outcome = await node.start_run.execute()
             if self._world.stopping or node.start_run.reason is not None:
                 return
             if not outcome.retriable or 0 <= limit <= execution.retries:
-                break
+                finish(execution, outcome)
+                self._world.store.touch(node)
+                return
             execution.retries += 1
             execution.started = execution.last_retry = times.now()
-        finish(execution, outcome)
-        self._world.store.touch(node)
 
     def _leaving(self, node: Node, option: str) -> asyncio.Task[None]:
         under_way = self._leavings.get(node)
@@ -213,8 +211,7 @@ class Nodes:
             run.stop("discard")
             await run.over.wait()
         root = self._world.root(node)
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(shutil.rmtree, root)
+        await asyncio.to_thread(layout.remove, root)
         node.pool.nodes.remove(node)
         self._world.store.drop(node.uid)
         self._leavings.pop(node, None)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import process
+from airflow_batchwrap.local.node import layout, process
 from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
@@ -88,7 +87,7 @@ async def resume(world: World) -> None:
             if node.state == "leavingpool":
                 pool.nodes.remove(node)
                 world.store.drop(node.uid)
-                await asyncio.to_thread(shutil.rmtree, world.root(node), ignore_errors=True)
+                await asyncio.to_thread(layout.remove, world.root(node))
             else:
                 # Not a legal transition of a running service: the node was cut off, and starts from the beginning.
                 node.begin("starting")
@@ -112,7 +111,7 @@ async def resume(world: World) -> None:
 def _sweep(nodes: Path, known: set[str]) -> None:
     for directory in nodes.iterdir():
         if directory.name not in known:
-            shutil.rmtree(directory, ignore_errors=True)
+            layout.remove(directory)
 
 
 def _queue(task: Task) -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 #: The directories of a node's root (seen on real nodes).
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
+
+
+#: How often the removal of a directory is tried.
+_TRIES = 5
 
 
 class OutsideError(Exception):
@@ -54,10 +61,31 @@ def make_task(directory: Path, *, keep: bool = False) -> Path:
         directory.mkdir(parents=True)
     except FileExistsError:
         if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove(directory)
     working.mkdir(parents=True, exist_ok=True)
     (directory / "certs").mkdir(exist_ok=True)
     return working
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory, whatever a task did to it; one that is gone already is no error.
+
+    :param directory: the directory.
+    """
+
+    def unlocked(function: Callable[[str], object], path: str, _: object) -> None:
+        # A task may take its owner's rights away from its directories.
+        with contextlib.suppress(OSError):
+            for locked in (Path(path).parent, Path(path)):
+                if locked.is_relative_to(directory) and not locked.is_symlink():
+                    locked.chmod(0o700)
+            function(path)
+
+    for _ in range(_TRIES):
+        # More than once: a process that was killed a moment ago may still have written something.
+        shutil.rmtree(directory, onerror=unlocked)
+        if not os.path.lexists(directory):
+            return
 
 
 def inside(root: Path, relative: str) -> Path:
