@@ -75,7 +75,7 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
     """
     from azure.core import exceptions as azure
 
-    said = sentence_of(error)
+    said = sentence_of(error).rstrip(".")
     code = code_of(error)
     status = getattr(error, "status_code", None)
     extra = details_of(error)
@@ -100,7 +100,7 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
         )
     label = code or status or type(error).__name__
     remedy = _REMEDIES.get(code) or f"Check what was asked for, and connection {conn_id!r}."
-    return ConfigError(f"Could not {doing}: {where} answered {label}: {said.rstrip('.')}. {remedy}")
+    return ConfigError(f"Could not {doing}: {where} answered {label}: {said}. {remedy}")
 
 
 @contextmanager

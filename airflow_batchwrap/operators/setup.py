@@ -154,7 +154,7 @@ class SetUpOperator(JobOperator):
             if self.execution_timeout and self.execution_timeout < limit:
                 limit, name = self.execution_timeout, "execution_timeout"
             raise PoolError(
-                f"Pool {workspace.pool_id!r} was not ready within {limit.total_seconds() / 60:g} min: {told}. "
+                f"Pool {workspace.pool_id!r} was not ready within {limit.total_seconds() / 60:.3g} min: {told}. "
                 f"Raise {name}, or accept fewer nodes with min_nodes."
             )
         why = verdict.why
@@ -170,7 +170,7 @@ class SetUpOperator(JobOperator):
         """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown."""
         removed = remove(self, workspace)
         if removed["failed"]:
-            self.log.error("Left behind after the failed set-up: %s", removed["failed"])
+            self.log.error("Left behind after the failed set-up: %s", "; ".join(removed["failed"]))
 
 
 def remove(operator: BatchWrapOperator, workspace: Workspace) -> dict[str, Any]:
@@ -183,12 +183,13 @@ def remove(operator: BatchWrapOperator, workspace: Workspace) -> dict[str, Any]:
     if workspace.owns_pool:
         ends.append(("pool_id", workspace.pool_id, operator.hook.delete_pool))
     for name, entity_id, delete in ends:
+        noun = name.removesuffix("_id")
         if not entity_id:
             continue
         try:
             if delete(entity_id):
                 removed[name] = entity_id
-                operator.log.info("Removed %s %s", "job" if name == "job_id" else "pool", entity_id)
+                operator.log.info("Removed %s %s", noun, entity_id)
         except BatchWrapError as error:
-            removed["failed"].append(f"{name} {entity_id} ({error})")
+            removed["failed"].append(f"{noun} {entity_id} ({error})")
     return removed
