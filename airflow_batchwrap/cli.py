@@ -135,6 +135,21 @@ def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -
 
 
 @app.command()
+def connections(
+    credentials: Annotated[Path, typer.Argument(help="A credentials.json, of this or the older wrapper.")] = Path(
+        "credentials.json"
+    ),
+) -> None:
+    """Print the Airflow connections of a credentials.json, account keys included, as lines for a shell."""
+    import shlex
+
+    from airflow_batchwrap.config import Credentials, connection_env
+
+    for name, value in connection_env(Credentials.from_json(credentials.absolute())).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
 def run(
     steps: Annotated[Path, typer.Argument(help="Folder of step files.")],
     args: Annotated[list[str] | None, typer.Argument(help="The first step's arguments, after --.")] = None,

@@ -23,6 +23,7 @@ from airflow_batchwrap.stack.process import ProcessId
 
 # A demo's services hold nothing worth waiting for.
 _STOP_GRACE = 1.0
+JAVA_EXAMPLE = "java_pi"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,17 @@ def _run(plan: services.Plan, options: DemoOptions, console: Console) -> None:
         for path in files:
             # A path is for a person to copy: never broken over two lines.
             console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+        _tell_of_java(options, console)
+
+
+def _tell_of_java(options: DemoOptions, console: Console) -> None:
+    """Say how to see the Java example, which builds its jar first and so is no part of the demo's minute."""
+    if options.dag == JAVA_EXAMPLE:
+        return
+    if shutil.which("javac"):
+        console.print(f"The Java example: make demo ARGS='--dag {JAVA_EXAMPLE}'", highlight=False)
+    else:
+        console.print(f"The Java example, {JAVA_EXAMPLE}, is skipped: there is no javac on PATH.", highlight=False)
 
 
 def start_telling(plan: services.Plan, console: Console, *, owner: ProcessId | None) -> AirflowService:
