@@ -15,6 +15,8 @@ import psutil
 
 # An environment variable of all that `spawn` starts, which they hand on: the state directory they belong to, if any.
 MARK = "BATCHWRAP_STACK"
+# Airflow's processes give themselves titles, by default in the memory that others read their environment from.
+_READABLE = {"SPT_NOENV": "1"}
 # A process's start time is told in clock ticks (0.01 s on Linux); two readings may differ by rounding.
 _START_TOLERANCE = 0.1
 # A killed process is gone as soon as the system gets to it.
@@ -78,7 +80,7 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=subprocess.STDOUT,
-            env={MARK: "1", **(os.environ if env is None else env)},
+            env={MARK: "1", **(os.environ if env is None else env), **_READABLE},
             cwd=cwd,
             start_new_session=True,
         )

@@ -79,7 +79,7 @@ def start(plan: Plan, *, tell: Tell, owner: ProcessId | None) -> AirflowService:
 def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
     folder = plan.folder
     if plan.port and not airflow.is_free(plan.port):
-        raise ConfigError(f"Port {plan.port} is taken. Free it, or leave the port out to have a free one chosen.")
+        raise ConfigError(f"Port {plan.port} is taken, or reserved. Free it, or leave the port out to have one chosen.")
     tell("Azurite")
     azurite.install()
     blobs = azurite.start(folder / "azurite", log=folder / "azurite.log")

@@ -5,6 +5,7 @@ Everything goes through the console script in processes of its own, as a person 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,8 +46,13 @@ def batchwrap(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def left_running(folder: Path) -> list[str]:
-    """Name the processes that still belong to a state directory."""
-    return [" ".join(each.cmdline()) for each in process.marked(process.MARK, str(folder.resolve()))]
+    """Name the processes that still work below a state directory."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if Path(each.cwd()).is_relative_to(folder.resolve()):
+                found.append(f"{each.pid} {each.name()} {each.cmdline()}")
+    return found
 
 
 @dataclass(frozen=True)
