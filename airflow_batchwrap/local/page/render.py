@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 #: never the only way to tell. A running node's sign is the number of its tasks.
 NODE_STATES = {
     "running": ("running", "▶"),
-    "idle": ("idle", "○"),
+    "idle": ("idle", "·"),
     "creating": ("coming", "+"),
     "starting": ("coming", "↑"),
     "waitingforstarttask": ("coming", "…"),
@@ -112,6 +112,15 @@ def size(count: int | None) -> str:
     return f"{value:.1f} {unit}"
 
 
+def short(name: str) -> str:
+    """A node's id, cut in the middle, where it stands beside others; the whole of it is never far.
+
+    :param name: the id.
+    :return: such as ``tvmps_97ed73c0…_d``.
+    """
+    return name if len(name) <= 24 else f"{name[:14]}…{name[-2:]}"
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -125,6 +134,7 @@ def _environment() -> jinja2.Environment:
         "moment": moment,
         "span": span,
         "size": size,
+        "short": short,
         "words": words,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "number": lambda value: f"{value:,}".replace(",", " "),

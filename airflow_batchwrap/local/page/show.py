@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: How many squares a heat map has, on the overview and on the pool's own page.
 SQUARES, ALL_SQUARES = 400, 5000
+#: On how many nodes a failed start task is told in full.
+FAILED = 3
 
 
 def page_of(items: Sequence[T], number: int, length: int) -> tuple[list[T], dict[str, Any]]:
@@ -74,7 +76,12 @@ def failure(found: dict[str, Any] | None) -> str:
     if not found:
         return ""
     parts = [str(found[name]) for name in ("code", "message") if found.get(name)]
-    details = [f"{each.get('name')}: {each.get('value')}" for each in found.get("details") or found.get("values") or []]
+    details = [
+        f"{each.get('name')}: {each.get('value')}"
+        for each in found.get("details") or found.get("values") or []
+        # Batch often says the same twice.
+        if str(each.get("value")) not in parts
+    ]
     return hide.text(": ".join(parts) + (f" ({'; '.join(details)})" if details else ""))
 
 
@@ -105,17 +112,19 @@ def pool_details(world: World, entity: Pool) -> dict[str, Any]:
     machine = body.get("virtualMachineConfiguration", {})
     image = machine.get("imageReference", {})
     names = ("publisher", "offer", "sku", "version", "virtualMachineImageId")
+    failed = [
+        node
+        for node in entity.nodes
+        if node.state == "starttaskfailed" or (node.start is not None and node.start.result == "failure")
+    ]
     return {
         "image": " ".join(str(image[name]) for name in names if image.get(name)),
         "agent": machine.get("nodeAgentSKUId", ""),
         "fill": body.get("taskSchedulingPolicy", {}).get("nodeFillType", ""),
         "created": entity.created,
         "start": body.get("startTask"),
-        "failed": [
-            {"id": node.id, "start": execution(node.start)}
-            for node in entity.nodes
-            if node.state == "starttaskfailed" or (node.start is not None and node.start.result == "failure")
-        ][:20],
+        "failed": [{"id": node.id, "start": execution(node.start)} for node in failed[:FAILED]],
+        "failed_more": max(0, len(failed) - FAILED),
         "jobs": [job.id for job in world.jobs if job.pool_id.lower() == entity.id.lower()][-20:][::-1],
         "all": body,
     }

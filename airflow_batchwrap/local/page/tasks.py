@@ -141,11 +141,12 @@ def _history(entity: Task) -> list[tuple[float, str]]:
         events.append((entity.last_requeue, f"put back into the queue (requeue {entity.requeues})"))
     if entity.retries and entity.last_retry:
         events.append((entity.last_retry, f"retried (retry {entity.retries})"))
-    if entity.started is not None and entity.started not in (entity.previous_since, entity.since):
-        events.append((entity.started, "command started"))
     if entity.since > entity.created:
         ending = {"success": "completed, succeeded", "failure": "completed, failed"}
         events.append((entity.since, ending.get(entity.result or "", entity.state)))
+    # The start is one of the states above, but for the oldest of three.
+    if entity.started is not None and all(abs(entity.started - at) > 0.5 for at, _ in events):
+        events.append((entity.started, "running"))
     return sorted(events, key=lambda event: event[0])
 
 

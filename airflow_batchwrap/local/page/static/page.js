@@ -78,6 +78,11 @@ async function refresh() {
   tag = answer.headers.get("ETag");
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   document.title = fresh.title;
+  // A task that was reactivated writes again.
+  const writing = new Set([...fresh.querySelectorAll("[data-output]:not([data-over])")].map((each) => each.dataset.key));
+  document.querySelectorAll("[data-output][data-done]").forEach((each) => {
+    if (writing.has(each.dataset.key)) { delete each.dataset.done; followed.delete(each); }
+  });
   become(document.getElementById("main"), fresh.getElementById("main"));
   document.querySelectorAll("[data-output]").forEach(follow);
   say("on", "live");
@@ -132,15 +137,15 @@ function follow(section) {
     if (!answer.ok) return answer.status === 403 || answer.status === 404 ? null : ended(answer);
     const part = await answer.json();
     const bottom = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40;
-    if (part.mark !== mark || part.from !== next) begin(part.from);
+    const anew = part.mark !== mark || part.from !== next;
+    if (anew) begin(part.from);
     if (part.text) add(part.text);
     const grown = part.next !== next;
     next = part.next;
     mark = part.mark;
-    if (bottom && grown) pre.scrollTop = pre.scrollHeight;
+    if (anew || (bottom && grown)) pre.scrollTop = pre.scrollHeight;
     fill.textContent = (part.size ? bytes(part.size) : part.done ? "empty" : "nothing yet") + (cut ? ", its end shown" : "");
-    // A task that is reactivated writes anew: what is done is looked at from time to time, too.
-    if (part.done) return LOST;
+    if (part.done) { section.dataset.done = ""; return null; }
     return next < part.size ? 50 : grown ? QUICK / 2 : QUICK;
   });
 }
