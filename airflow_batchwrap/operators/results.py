@@ -17,6 +17,7 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, TryAgain
+from airflow_batchwrap.hooks.errors import scrub
 from airflow_batchwrap.naming import Attempt
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.workspace import Workspace
@@ -81,13 +82,15 @@ class FetchResultsOperator(BatchWrapOperator):
         chosen = [item for item in found if any(_matches(f"{item[0]}/{item[1].path}", pattern) for pattern in wanted)]
         if found and not chosen:
             self.log.warning("None of the %s result files matches include=%r", len(found), self.include)
-        _check_writable(target)
+        paths = [target / f"{step}/{file.path}" for step, file, _ in chosen]
+        _make_folders(target, paths)
         with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="batchwrap-fetch") as threads:
             jobs = [
-                threads.submit(self._fetch, workspace.output_container, blob, target, f"{step}/{file.path}", file)
-                for step, file, blob in chosen
+                threads.submit(self._fetch, workspace.output_container, blob, path, file)
+                for (_, file, blob), path in zip(chosen, paths, strict=True)
             ]
-            paths = [job.result() for job in jobs]
+            for job in jobs:
+                job.result()
         fetched = [
             FetchedFile(step, blob, str(path), file.size, file.sha256)
             for (step, file, blob), path in zip(chosen, paths, strict=True)
@@ -99,7 +102,7 @@ class FetchResultsOperator(BatchWrapOperator):
         """Return the folder to fill."""
         to = os.path.expanduser(self.to)  # noqa: PTH111 - a URL is no Path
         if "://" in to or posixpath.isabs(to):
-            return ObjectStoragePath(to)
+            return _opened(to)
         if ".." in PurePosixPath(to).parts:
             raise ConfigError(
                 f"Results folder {self.to!r} leads out of results_base. Use a plain name or a whole path."
@@ -150,18 +153,12 @@ class FetchResultsOperator(BatchWrapOperator):
                     )
                 yield step, file, blob
 
-    def _fetch(
-        self, container: str, blob: str, target: ObjectStoragePath, name: str, file: protocol.ResultFile
-    ) -> ObjectStoragePath:
-        """Download one file to ``name`` below ``target``, unless it is there already."""
-        path = target / name
+    def _fetch(self, container: str, blob: str, path: ObjectStoragePath, file: protocol.ResultFile) -> None:
+        """Download one file, unless it is there already."""
+        if _same(path, file):
+            return
         try:
-            if path.protocol in ("", "file"):
-                _check_inside(Path(target.path), Path(path.path))
-            if _same(path, file):
-                return path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.protocol in ("", "file"):
+            if _is_local(path):
                 # In the same folder, so that the rename at the end is one step: a broken fetch leaves no half file.
                 with tempfile.NamedTemporaryFile(dir=path.parent.path, prefix=".batchwrap-", delete=False) as part:
                     try:
@@ -176,11 +173,7 @@ class FetchResultsOperator(BatchWrapOperator):
                     sha256 = self._pour(container, blob, target)
                 self._expect(sha256, blob, file)
         except OSError as error:
-            raise ConfigError(
-                f"Results folder cannot be written: {error.strerror or error} at {path.path!r}. "
-                "Check `results` and its rights."
-            ) from None
-        return path
+            raise _unwritable(str(path), error) from None
 
     def _pour(self, container: str, blob: str, target: Any) -> str:
         digest = hashlib.sha256()
@@ -193,6 +186,22 @@ class FetchResultsOperator(BatchWrapOperator):
     def _expect(sha256: str, blob: str, file: protocol.ResultFile) -> None:
         if sha256 != file.sha256:
             raise TryAgain(f"Blob {blob!r} does not have the content that its step left (sha256 {sha256[:12]}...).")
+
+
+def _opened(folder: str) -> ObjectStoragePath:
+    """Return a folder whose storage can be opened.
+
+    :raises ConfigError: it cannot.
+    """
+    try:
+        path = ObjectStoragePath(folder)
+        path.fs  # noqa: B018 - a storage is opened on first use
+    except Exception as error:  # whatever the storage's library raises
+        raise ConfigError(
+            f"Results folder {scrub(folder)!r} cannot be opened: {scrub(str(error))}. Check its scheme, the connection "
+            "in it, and that Airflow's provider for that storage is installed."
+        ) from None
+    return path
 
 
 def _same(path: ObjectStoragePath, file: protocol.ResultFile) -> bool:
@@ -214,15 +223,6 @@ def _contained(path: str) -> None:
         raise ConfigError(f"Result file {path!r} leads out of the results folder. It is not fetched.")
 
 
-def _check_inside(folder: Path, file: Path) -> None:
-    """Refuse a file that a symbolic link would put outside the results folder."""
-    if not file.parent.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(
-            f"Result file {str(file)!r} would be written outside the results folder: a folder on its way is a symbolic "
-            "link. Remove the link."
-        )
-
-
 def _matches(name: str, pattern: str) -> bool:
     """Match whole names: ``*`` and ``?`` within a folder, ``**`` across folders; without a slash, in any folder."""
     pattern = pattern if "/" in pattern else f"**/{pattern}"
@@ -242,20 +242,32 @@ def _matches(name: str, pattern: str) -> bool:
     return re.fullmatch(out, name) is not None
 
 
-def _check_writable(target: ObjectStoragePath) -> None:
-    """Refuse a local folder that cannot be written, before anything is downloaded.
+def _is_local(path: ObjectStoragePath) -> bool:
+    return path.protocol in ("", "file")
 
-    :raises ConfigError: it cannot be made or written.
+
+def _make_folders(target: ObjectStoragePath, paths: Sequence[ObjectStoragePath]) -> None:
+    """Make the folders of all files before anything is downloaded, one by one: not every storage bears a race.
+
+    :raises ConfigError: one cannot be made or written, or a symbolic link leads out of the results folder.
     """
-    if target.protocol not in ("", "file"):
-        return
-    folder = Path(target.path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        target.mkdir(parents=True, exist_ok=True)
+        if _is_local(target):
+            with tempfile.TemporaryFile(dir=target.path):
+                pass
+        for folder in sorted({path.parent for path in paths}, key=str):
+            if _is_local(folder) and not Path(folder.path).resolve().is_relative_to(Path(target.path).resolve()):
+                raise ConfigError(
+                    f"{folder.path!r} leads out of the results folder through a symbolic link. Remove the link."
+                )
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"Results folder {str(folder)!r} cannot be written: {error.strerror}. Choose another with `results`, or "
-            "set [batchwrap] results_base."
-        ) from None
+        raise _unwritable(str(target), error) from None
+
+
+def _unwritable(where: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"Results folder cannot be written: {error.strerror or error}, at {where!r}. Choose another with `results`, or "
+        "set [batchwrap] results_base."
+    )
