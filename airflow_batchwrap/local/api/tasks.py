@@ -18,6 +18,8 @@ from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: a collection holds at most 100 tasks.
 MOST_TASKS = 100
+#: Learn: BatchTaskDependencies, characters of all ids a task depends on.
+MOST_NAMES = 64_000
 
 
 def _prepare(job: Job, body: dict[str, Any]) -> None:
@@ -25,19 +27,35 @@ def _prepare(job: Job, body: dict[str, Any]) -> None:
     checks.output_files(body)
     for name, feature in (
         ("multiInstanceSettings", "multi-instance tasks"),
-        ("dependsOn", "task dependencies"),
         ("applicationPackageReferences", "application packages"),
     ):
         if body.get(name):
-            if name == "dependsOn" and not job.body["usesTaskDependencies"]:
-                raise BatchError("TaskDependenciesNotSpecifiedOnJob")
             raise checks.missing(name, feature)
+    _dependencies(job, body)
     checks.constraints(body, job.body["constraints"]["maxTaskRetryCount"])
     checks.user(body)
     body.setdefault("requiredSlots", 1)
     number(body, "requiredSlots", 1, MOST_SLOTS)
     if job.body["onTaskFailure"] == "noaction" and "jobAction" in json.dumps(body.get("exitConditions", {})):
         raise checks.invalid("exitConditions", "a jobAction needs the job's onTaskFailure performExitOptionsJobAction.")
+
+
+def _dependencies(job: Job, body: dict[str, Any]) -> None:
+    depends = body.get("dependsOn")
+    if depends is None:
+        return
+    if not job.body["usesTaskDependencies"]:
+        raise BatchError("TaskDependenciesNotSpecifiedOnJob")
+    names, ranges = depends.get("taskIds", []), depends.get("taskIdRanges", [])
+    for name in names:
+        legal_id(name, "dependsOn.taskIds")
+    if sum(map(len, names)) > MOST_NAMES:
+        raise BatchError("TaskDependencyListTooLong")
+    if len(json.dumps(ranges)) > MOST_NAMES:
+        raise BatchError("TaskDependencyRangesTooLong")
+    for one in ranges:
+        if not 0 <= one["start"] <= one["end"]:
+            raise checks.invalid("dependsOn.taskIdRanges", "a range's start must be 0 or more, and not above its end.")
 
 
 def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
@@ -54,9 +72,8 @@ def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
     job.tasks.add(task)
     job.counts["active"] += 1
     job.slot_counts["active"] += task.slots
-    job.ready.add(task)
     world.store.touch(task)
-    world.scheduler.kick(job.pool_id)
+    world.scheduler.queue(task)
     return task
 
 
@@ -164,6 +181,6 @@ async def reactivate_task(call: Call) -> Reply:
     task.last_retry = task.started = task.ended = task.exit_code = task.failure = None
     task.pool_id = task.node_id = None
     task.changed()
-    job.ready.add(task)
-    call.world.scheduler.kick(job.pool_id)
+    job.dependencies.unsatisfy(task.id)
+    call.world.scheduler.queue(task)
     return await call.accept(task)

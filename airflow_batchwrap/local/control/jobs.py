@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import Any
 
+from airflow_batchwrap.local.control.exits import job_action
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import layout
@@ -164,7 +163,7 @@ class Jobs:
         """
         job = task.job
         if task.state == "completed" and outcome is not None and job.state == "active":
-            action = self._action(job, task)
+            action = job_action(task)
             if action == "terminate":
                 self.terminate(job, "TaskFailed")
             elif action == "disable":
@@ -176,39 +175,6 @@ class Jobs:
         open_tasks = job.counts["active"] + job.counts["running"]
         if job.state == "active" and job.body["onAllTasksComplete"] == "terminatejob" and not open_tasks:
             self.terminate(job, "AllTasksComplete")
-
-    def _action(self, job: Job, task: Task) -> str:
-        """What the job's onTaskFailure and the task's exit conditions ask for."""
-        if job.body["onTaskFailure"] != "performexitoptionsjobaction":
-            return "none"
-        conditions: dict[str, Any] = json.loads(task.body).get("exitConditions", {})
-        usual = "none" if task.failure is None else "terminate"
-        return str(exit_options(conditions, task).get("jobAction", usual))
-
-
-def exit_options(conditions: dict[str, Any], task: Task) -> dict[str, Any]:
-    """The options that match how a task ended.
-
-    :param conditions: the task's exitConditions.
-    :param task: the completed task.
-    :return: the first that match of: its exit code, a range, a failed upload, an error before it ran; else the default.
-    """
-    code = task.exit_code
-    default: dict[str, Any] = conditions.get("default", {})
-    if code is not None:
-        for mapping in conditions.get("exitCodes", ()):
-            if mapping["code"] == code:
-                return dict(mapping["exitOptions"])
-        for mapping in conditions.get("exitCodeRanges", ()):
-            if mapping["start"] <= code <= mapping["end"]:
-                return dict(mapping["exitOptions"])
-    failure = (task.failure or {}).get("code", "")
-    if failure.startswith("FileUpload"):
-        return dict(conditions.get("fileUploadError", default))
-    if code is None and failure and failure != "TaskEnded":
-        return dict(conditions.get("preProcessingError", default))
-    # Exit code 0 without a failure takes the usual way, which the default does not speak for.
-    return dict(default) if failure else {}
 
 
 async def forget(world: World, task: Task) -> None:
@@ -225,6 +191,8 @@ async def forget(world: World, task: Task) -> None:
         return
     job.tasks.remove(task)
     job.ready.remove(task)
+    job.dependencies.remove(task)
+    job.dependencies.unsatisfy(task.id)
     job.counts[task.standing] -= 1
     job.slot_counts[task.standing] -= task.slots
     world.store.drop(task.uid)

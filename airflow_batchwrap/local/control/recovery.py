@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import layout, process
 from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
@@ -73,7 +74,12 @@ async def resume(world: World) -> None:
     """
     for job in world.jobs:
         for task in job.tasks:
-            _queue(task)
+            if job.body["usesTaskDependencies"] and task.state == "completed" and satisfies(task):
+                job.dependencies.satisfy(task.id)
+        for task in job.tasks:
+            _unplace(task)
+            if task.state == "active":
+                world.scheduler.queue(task)
             if task.process is not None:
                 task.process = None
                 world.store.touch(task)
@@ -114,12 +120,10 @@ def _sweep(nodes: Path, known: set[str]) -> None:
             layout.remove(directory)
 
 
-def _queue(task: Task) -> None:
+def _unplace(task: Task) -> None:
     if task.state in ("running", "preparing"):
         task.move("active")
         task.pool_id = task.node_id = task.started = None
-    if task.state == "active":
-        task.job.ready.add(task)
 
 
 def _recount(job: Job) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import environment
 from airflow_batchwrap.local.node.layout import job_directory
@@ -153,7 +154,16 @@ class Scheduler:
     def _again(self, task: Task) -> None:
         self._world.shift(task, "active")
         task.pool_id = task.node_id = task.started = None
-        task.job.ready.add(task)
+        self.queue(task)
+
+    def queue(self, task: Task) -> None:
+        """Queue an active task, or let it wait for those it depends on.
+
+        :param task: the task.
+        """
+        if not task.job.dependencies.hold(task):
+            task.job.ready.add(task)
+            self.kick(task.job.pool_id)
 
     def _may_retry(self, task: Task) -> bool:
         limit = int(json.loads(task.body)["constraints"]["maxTaskRetryCount"])
@@ -174,8 +184,15 @@ class Scheduler:
         """
         task.ended = times.now()
         task.exit_code, task.failure = outcome.exit_code, outcome.failure
-        task.job.ready.remove(task)
+        job = task.job
+        job.ready.remove(task)
         self._world.shift(task, "completed", outcome.result)
+        if job.body["usesTaskDependencies"]:
+            job.dependencies.remove(task)
+            if satisfies(task):
+                for freed in job.dependencies.satisfy(task.id):
+                    job.ready.add(freed)
+                self.kick(job.pool_id)
 
     def stop(self, tasks: Iterator[Task], reason: str) -> list[Run]:
         """End the runs of tasks.

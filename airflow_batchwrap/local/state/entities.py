@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_batchwrap.local.state import transitions
+from airflow_batchwrap.local.state.dependencies import Dependencies
 from airflow_batchwrap.local.state.ready import Ready
 from airflow_batchwrap.local.state.registry import Registry
 from airflow_batchwrap.local.state.store import Row
@@ -20,6 +21,10 @@ from airflow_batchwrap.local.wire import times
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.node.run import Run
+
+
+#: Learn: a node shows the tasks whose state changed last; how many is not said, and ten are what is seen.
+RECENT = 10
 
 
 def _pack(value: Any) -> bytes:
@@ -96,12 +101,24 @@ class Pool(Entity):
         "body",
         "nodes",
         "resize_errors",
+        "scale_asked",
+        "scale_run",
         "target_dedicated",
         "target_low_priority",
+        "usage",
     )
 
     TABLE: ClassVar[Table] = transitions.POOL
-    FIELDS = ("allocation", "allocation_since", "target_dedicated", "target_low_priority", "resize_errors")
+    FIELDS = (
+        "allocation",
+        "allocation_since",
+        "target_dedicated",
+        "target_low_priority",
+        "resize_errors",
+        "scale_asked",
+        "scale_run",
+        "usage",
+    )
 
     def __init__(self, uid: int, name: str, body: dict[str, Any], moment: float | None = None) -> None:
         super().__init__(uid, name, moment)
@@ -112,6 +129,12 @@ class Pool(Entity):
         self.target_dedicated = 0
         self.target_low_priority = 0
         self.resize_errors: list[dict[str, Any]] = []
+        #: When autoscale was last asked to be enabled, in seconds since the epoch.
+        self.scale_asked: float | None = None
+        #: The latest evaluation of the autoscale formula, as it is shown.
+        self.scale_run: dict[str, Any] | None = None
+        #: Seconds that nodes which are gone were there, by the hour since the epoch: of dedicated ones, and of spot ones.
+        self.usage: dict[str, list[float]] = {}
         self.nodes: Registry[Node] = Registry()
 
     @property
@@ -143,6 +166,7 @@ class Node(Entity):
         "draining",
         "index",
         "pool",
+        "recent",
         "runs",
         "scheduling",
         "start",
@@ -150,10 +174,11 @@ class Node(Entity):
         "succeeded",
         "tasks_run",
         "used",
+        "users",
     )
 
     TABLE: ClassVar[Table] = transitions.NODE
-    FIELDS = ("dedicated", "index", "booted", "scheduling", "tasks_run", "succeeded")
+    FIELDS = ("dedicated", "index", "booted", "scheduling", "tasks_run", "succeeded", "users")
 
     def __init__(
         self,
@@ -178,13 +203,23 @@ class Node(Entity):
         self.start: Execution | None = None
         self.start_run: Run | None = None
         self.used = 0
+        #: User accounts by name, without their passwords.
+        self.users: dict[str, dict[str, Any]] = {}
+        #: Set while tasks on it may go on but no more are placed: it is about to go, or to be rebooted.
         self.draining = False
         self.runs: dict[Task, Run] = {}
+        #: The tasks that were placed here last.
+        self.recent: deque[Task] = deque(maxlen=RECENT)
 
     @property
     def directory(self) -> str:
         """The name of its directory: shorter than its id, since paths below it end up in sockets and `#!` lines."""
         return self.id.split("_")[1][:12]
+
+    @property
+    def resting(self) -> str:
+        """The state of the node when nothing runs on it."""
+        return "idle" if self.scheduling == "enabled" else "offline"
 
     @property
     def usable(self) -> bool:
@@ -236,10 +271,24 @@ class NodeJob:
 class Job(Entity):
     """A job and its tasks."""
 
-    __slots__ = ("body", "counts", "ended", "nodes", "ready", "reason", "running", "slot_counts", "tasks", "timer")
+    __slots__ = (
+        "auto_pool",
+        "body",
+        "counts",
+        "dependencies",
+        "ended",
+        "nodes",
+        "ready",
+        "reason",
+        "running",
+        "schedule",
+        "slot_counts",
+        "tasks",
+        "timer",
+    )
 
     TABLE: ClassVar[Table] = transitions.JOB
-    FIELDS = ("ended", "reason")
+    FIELDS = ("ended", "reason", "auto_pool", "schedule")
 
     def __init__(self, uid: int, name: str, body: dict[str, Any], moment: float | None = None) -> None:
         super().__init__(uid, name, moment)
@@ -247,7 +296,12 @@ class Job(Entity):
         self.body = body
         self.ended: float | None = None
         self.reason: str | None = None
+        #: The pool that was made for it, where it asked for one of its own.
+        self.auto_pool: str | None = None
+        #: The number of the job schedule that created it.
+        self.schedule: int | None = None
         self.tasks: Registry[Task] = Registry()
+        self.dependencies = Dependencies()
         self.nodes: dict[str, NodeJob] = {}
         self.ready = Ready()
         #: Tasks by `Task.standing`, and their slots.
@@ -259,7 +313,7 @@ class Job(Entity):
     @property
     def pool_id(self) -> str:
         """The pool the job's tasks run on."""
-        return str(self.body["poolInfo"].get("poolId", ""))
+        return str(self.auto_pool or self.body["poolInfo"].get("poolId", ""))
 
     @property
     def priority(self) -> int:
@@ -295,6 +349,7 @@ class Task(Entity):
         "retries",
         "slots",
         "started",
+        "subtasks",
     )
 
     TABLE: ClassVar[Table] = transitions.TASK
@@ -312,6 +367,7 @@ class Task(Entity):
         "last_requeue",
         "result",
         "process",
+        "subtasks",
     )
 
     def __init__(
@@ -335,6 +391,8 @@ class Task(Entity):
         self.result: str | None = None
         #: Process id and start mark of the running command, so that a restart can end it.
         self.process: list[Any] | None = None
+        #: What a multi-instance task's subtasks did, the primary left out.
+        self.subtasks: list[dict[str, Any]] | None = None
 
     @property
     def standing(self) -> str:
@@ -346,3 +404,31 @@ class Task(Entity):
     def row(self) -> Row:
         """The task as a row of the store."""
         return (self.uid, "task", self.job.uid, self.body, self.pack_state())
+
+
+class JobSchedule(Entity):
+    """A job schedule, which creates jobs one after the other."""
+
+    __slots__ = ("body", "ended", "job", "last", "number", "pool_id", "timer")
+
+    TABLE: ClassVar[Table] = transitions.JOB_SCHEDULE
+    FIELDS = ("ended", "job", "last", "number", "pool_id")
+
+    def __init__(self, uid: int, name: str, body: dict[str, Any], moment: float | None = None) -> None:
+        super().__init__(uid, name, moment)
+        self.begin("active", self.created)
+        self.body = body
+        self.ended: float | None = None
+        #: The id of its latest job.
+        self.job: str | None = None
+        #: The latest occurrence that has had its job; -1 before the first.
+        self.last = -1
+        #: How many jobs it has created.
+        self.number = 0
+        #: The pool that all its jobs share, where it was made for them.
+        self.pool_id: str | None = None
+        self.timer: Any = None
+
+    def row(self) -> Row:
+        """The schedule as a row of the store."""
+        return (self.uid, "jobschedule", 0, _pack(self.body), self.pack_state())

@@ -24,6 +24,13 @@ JOB: Table = _table(
     completed="deleting",
     deleting="",
 )
+JOB_SCHEDULE: Table = _table(
+    active="disabled terminating completed deleting",
+    disabled="active terminating completed deleting",
+    terminating="completed deleting",
+    completed="deleting",
+    deleting="",
+)
 TASK: Table = _table(
     active="preparing running completed",
     preparing="active running completed",

@@ -51,6 +51,8 @@ CODES: dict[str, tuple[int, str]] = {
     "TaskNotCompleted": (409, "The task is not completed."),
     "TaskNotFound": (404, "The task does not exist."),
     "TaskSucceeded": (409, "The task has succeeded."),
+    "TaskDependencyListTooLong": (400, "The ids a task depends on are longer than 64000 characters in all."),
+    "TaskDependencyRangesTooLong": (400, "The list of id ranges a task depends on is too long."),
     "TaskDependenciesNotSpecifiedOnJob": (400, "The job does not have usesTaskDependencies set."),
     "UnsupportedHttpVerb": (405, "The resource does not support this HTTP verb."),
     "UnsupportedQueryParameter": (400, "A query parameter is not supported for this operation."),

@@ -1,0 +1,101 @@
+"""Which tasks of a job wait for which others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.local.state.entities import Task
+
+
+class _Waiting:
+    """A task that waits, and how far its dependencies were found to be satisfied."""
+
+    __slots__ = ("ids", "key", "reading", "revision", "task")
+
+    def __init__(self, task: Task, depends: dict[str, Any], revision: int) -> None:
+        self.task = task
+        self.ids = depends
+        self.revision = revision
+        self.reading = self.read()
+        self.key = ""
+
+    def read(self) -> Iterator[str]:
+        ranges = (range(one["start"], one["end"] + 1) for one in self.ids.get("taskIdRanges", ()))
+        return chain((name.lower() for name in self.ids.get("taskIds", ())), map(str, chain.from_iterable(ranges)))
+
+
+class Dependencies:
+    """The dependencies among a job's tasks.
+
+    A waiting task watches the first of its dependencies that is not satisfied, and looks on from there when it is: so a
+    range of a hundred thousand ids costs no more than its length, however its tasks end.
+    """
+
+    __slots__ = ("_revision", "_satisfied", "_waiting", "_watched")
+
+    def __init__(self) -> None:
+        self._satisfied: set[str] = set()
+        self._watched: dict[str, dict[int, _Waiting]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        #: Rises when a dependency that was satisfied no longer is.
+        self._revision = 0
+
+    def hold(self, task: Task) -> bool:
+        """See whether a task has to wait, and let it.
+
+        :param task: the task.
+        :return: whether it waits; `satisfy` gives it back when it no longer does.
+        """
+        if b'"dependsOn"' not in task.body:
+            return False
+        waiting = _Waiting(task, json.loads(task.body).get("dependsOn") or {}, self._revision)
+        return not self._advance(waiting)
+
+    def _advance(self, waiting: _Waiting) -> bool:
+        """Look for the next dependency that is not satisfied; whether there is none."""
+        while True:
+            for key in waiting.reading:
+                if key not in self._satisfied:
+                    waiting.key = key
+                    self._watched.setdefault(key, {})[waiting.task.uid] = waiting
+                    self._waiting[waiting.task.uid] = waiting
+                    return False
+            if waiting.revision == self._revision:
+                self._waiting.pop(waiting.task.uid, None)
+                return True
+            waiting.revision, waiting.reading = self._revision, waiting.read()
+
+    def satisfy(self, name: str) -> list[Task]:
+        """Note that a task has ended so that those that wait for it may run.
+
+        :param name: its id.
+        :return: the tasks that wait no longer.
+        """
+        key = name.lower()
+        self._satisfied.add(key)
+        return [waiting.task for waiting in self._watched.pop(key, {}).values() if self._advance(waiting)]
+
+    def unsatisfy(self, name: str) -> None:
+        """Note that a task has not ended so after all: it was reactivated or deleted.
+
+        :param name: its id.
+        """
+        if name.lower() in self._satisfied:
+            self._satisfied.discard(name.lower())
+            self._revision += 1
+
+    def remove(self, task: Task) -> None:
+        """Let a waiting task go; one that does not wait is no error.
+
+        :param task: the task.
+        """
+        waiting = self._waiting.pop(task.uid, None)
+        if waiting is not None:
+            watchers = self._watched[waiting.key]
+            del watchers[task.uid]
+            if not watchers:
+                del self._watched[waiting.key]
