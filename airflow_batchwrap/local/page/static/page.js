@@ -1,7 +1,7 @@
 // Keeps the page as it would be after a reload, and follows outputs as they grow. Only reads.
 "use strict";
 
-const QUICK = 1000, SLOW = 2500, LOST = 8000; // pauses, in ms
+const QUICK = 1000, SLOW = 2500, LOST = 4000; // pauses, in ms
 const KEPT = 1_000_000; // characters of an output that stay on the page
 const LINE = 64_000; // characters of a line that can still be overwritten
 
