@@ -11,6 +11,7 @@ from starlette.routing import Mount, Route
 
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.control import recovery
+from airflow_batchwrap.local.control.autoscaler import Autoscaler
 from airflow_batchwrap.local.control.jobs import Jobs
 from airflow_batchwrap.local.control.nodes import Nodes
 from airflow_batchwrap.local.control.scheduler import Scheduler
@@ -39,7 +40,9 @@ async def open_world(config: Config) -> World:
     world = World(config, Store(config.data / "state.sqlite"))
     world.scheduler = Scheduler(world)
     world.node_control = Nodes(world)
+    world.autoscaler = Autoscaler(world)
     world.job_control = Jobs(world)
+    await process.HELPER.open()
     recovery.load(world)
     await recovery.kill_leftovers(world)
     await recovery.resume(world)
@@ -61,6 +64,7 @@ async def close_world(world: World) -> None:
     if waits:
         await asyncio.wait(waits, timeout=STOP_WAIT)
     await world.close()
+    await process.HELPER.close()
 
 
 def create_app(world: World) -> Starlette:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
-import threading
+import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from airflow_batchwrap.local.node import launcher
 
 #: How often a look for processes is repeated while there are any: they may start others in the meantime.
 _ROUNDS = 20
@@ -24,96 +29,174 @@ class LaunchFailed(Exception):
     """The program is there, but cannot be started."""
 
 
+class DirectoryFailed(OSError):
+    """The directories of a task could not be made."""
+
+
+class HelperLost(Exception):
+    """The helper process ended, and with it what was known of the commands it had started."""
+
+
 class Child:
     """A running command.
 
-    :param popen: the process, the leader of its own session.
+    :param helper: what started it.
+    :param pid: its process id; it leads its own session.
+    :param mark: its `start_mark`.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[int] = self._loop.create_future()
-        self.pid = popen.pid
-        self.mark = start_mark(popen.pid)
+    def __init__(self, helper: Helper, pid: int, mark: float) -> None:
+        self._helper = helper
+        self.pid = pid
+        self.mark = mark or start_mark(pid)
+        self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._killing: asyncio.Future[None] | None = None
-        self._pidfd = -1
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(popen.pid)
-            self._loop.add_reader(self._pidfd, self._readable)
-        else:
-            # macOS has no pidfd: a thread that sleeps in waitpid.
-            threading.Thread(target=self._sleep, daemon=True).start()
 
     async def wait(self) -> int:
         """Wait for the end.
 
         :return: the exit code; 128 + n where signal n ended it.
+        :raises HelperLost: nobody will know.
         """
-        return await asyncio.shield(self._done)
+        return await asyncio.shield(self.done)
 
     def kill(self, marker: str) -> None:
         """End the command and all it started, those that left its session too.
 
         :param marker: the value of AZ_BATCH_TASK_DIR by which the command's processes are known.
         """
-        if not self._done.done() and self._killing is None:
+        if not self.done.done() and self._killing is None:
             self._killing = asyncio.ensure_future(self._kill(marker))
 
     async def _kill(self, marker: str) -> None:
         # Looking through the machine's processes takes some milliseconds, which the loop does not have.
         found = await asyncio.to_thread(descendants, self.pid)
-        if not self._done.done():
-            kill_group(self.pid)
+        self._helper.kill(self.pid)
         kill_all(found)
         await asyncio.to_thread(kill_marked, "AZ_BATCH_TASK_DIR", marker)
 
-    def _readable(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        # The leader is a zombie until it is waited for, so its group's number cannot have been given away yet.
-        kill_group(self.pid)
-        self._end(self._popen.wait())
 
-    def _sleep(self) -> None:
-        code = self._popen.wait()
-        kill_group(self.pid)
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end, code)
+class Helper(asyncio.Protocol):
+    """The service's end of the helper process (see `launcher`), which starts and awaits the commands.
 
-    def _end(self, code: int) -> None:
-        if not self._done.done():
-            self._done.set_result(code if code >= 0 else 128 - code)
-
-
-def spawn(arguments: list[str], environment: dict[str, str], working: Path, stdout: Path, stderr: Path) -> Child:
-    """Start a command with no shell; its output goes straight into plain files, readable while it runs.
-
-    :param arguments: program and arguments; the program is looked up in the environment's PATH.
-    :param environment: all of the command's environment.
-    :param working: its working directory.
-    :param stdout: the file for its output.
-    :param stderr: the file for its errors.
-    :return: the running command.
-    :raises ProgramNotFound: there is no such program.
-    :raises LaunchFailed: it cannot be executed.
+    One that ends is started anew with the next command.
     """
-    with stdout.open("wb") as out, stderr.open("wb") as err:
-        try:
-            popen = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=working,
-                env=environment,
-                start_new_session=True,
-            )
-        except (FileNotFoundError, NotADirectoryError):
-            raise ProgramNotFound(arguments[0]) from None
-        except (OSError, ValueError) as error:
-            raise LaunchFailed(getattr(error, "strerror", None) or str(error)) from error
-    return Child(popen)
+
+    def __init__(self) -> None:
+        self._transport: asyncio.WriteTransport | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._opening = asyncio.Lock()
+        self._rest = b""
+        self._number = 0
+        self._asked: dict[int, asyncio.Future[Child]] = {}
+        self._running: dict[int, Child] = {}
+
+    async def open(self) -> asyncio.WriteTransport:
+        """Start the helper process, if it does not run.
+
+        :return: the way to it.
+        """
+        async with self._opening:
+            if self._transport is not None:
+                return self._transport
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = await asyncio.to_thread(
+                    subprocess.Popen,
+                    [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+            transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+            self._transport, self._rest = transport, b""
+            return transport
+
+    async def close(self) -> None:
+        """End the helper process; commands that still run are left alone."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+
+    async def start(self, arguments: list[str], environment: dict[str, str], directory: Path, make: bool) -> Child:
+        """Start a command with no shell; its output goes straight into plain files, readable while it runs.
+
+        :param arguments: program and arguments; the program is looked up in the environment's PATH.
+        :param environment: all of the command's environment.
+        :param directory: the task's directory; the command works in its ``wd``.
+        :param make: make these directories first.
+        :return: the running command.
+        :raises DirectoryFailed: the directories could not be made: they are there, or cannot be.
+        :raises ProgramNotFound: there is no such program.
+        :raises LaunchFailed: it cannot be executed.
+        :raises HelperLost: the helper process ended just then.
+        """
+        if any("\0" in text for text in arguments):
+            raise LaunchFailed("an argument holds a null character")
+        transport = self._transport or await self.open()
+        self._number += 1
+        answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._asked[self._number] = answer
+        transport.write(_line([self._number, arguments, environment, str(directory), make]))
+        return await answer
+
+    def kill(self, pid: int) -> None:
+        """Kill the process group of a command; one that has ended is no error.
+
+        :param pid: the command's process id.
+        """
+        if self._transport is not None:
+            self._transport.write(_line([pid]))
+
+    def data_received(self, data: bytes) -> None:
+        """Take answers."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            number, what, *more = json.loads(line)
+            if what == "ended":
+                child = self._running.pop(number)
+                if not child.done.done():
+                    child.done.set_result(more[0])
+                continue
+            asked = self._asked.pop(number)
+            if what == "started":
+                child = self._running[number] = Child(self, more[0], more[1])
+                if asked.cancelled():
+                    self.kill(child.pid)
+                else:
+                    asked.set_result(child)
+            elif not asked.cancelled():
+                asked.set_exception(_failure(*more))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """Tell all who wait that nothing more will come, and end what nobody watches any more."""
+        self._transport = None
+        asked, self._asked = self._asked, {}
+        running, self._running = self._running, {}
+        for answer in asked.values():
+            if not answer.done():
+                answer.set_exception(HelperLost())
+        for child in running.values():
+            kill_recorded(child.pid, child.mark)
+            if not child.done.done():
+                child.done.set_exception(HelperLost())
+                child.done.exception()
+
+
+#: The helper of this process, which is one service.
+HELPER = Helper()
+
+
+def _line(message: list[Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def _failure(number: int, what: str) -> Exception:
+    reason = os.strerror(number)
+    if what == "directory":
+        return DirectoryFailed(number, reason)
+    return ProgramNotFound(reason) if what == "program" else LaunchFailed(reason)
 
 
 def start_mark(pid: int) -> float:
@@ -122,15 +205,12 @@ def start_mark(pid: int) -> float:
     :param pid: the process id.
     :return: an opaque number, 0 if there is no such process.
     """
+    if mark := launcher.start_mark(pid):
+        return mark
     try:
-        # Much cheaper than psutil's create_time, and this is on the path of every task.
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-        return float(stat[stat.rindex(b")") + 2 :].split()[19])
-    except OSError:
-        try:
-            return float(psutil.Process(pid).create_time())
-        except psutil.Error:
-            return 0.0
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0
 
 
 def kill_group(pid: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -123,16 +124,18 @@ class Run:
         exit_code: int | None = None
         failure: dict[str, Any] | None = None
         try:
-            working = layout.make_task(work.directory, keep=work.keep)
-            if work.resource_files:
+            # What brings no files along leaves its directories to the helper process, which starts its command.
+            make = not (work.resource_files or work.keep)
+            if not make:
+                working = layout.make_task(work.directory, keep=work.keep)
                 await self._while_transferring(transfer.fetch(self._blobs, work.resource_files, working))
             if self.reason is None:
-                exit_code = await self._command(work, working)
+                exit_code = await self._command(work, make)
             failure = self._failure(exit_code)
         except TaskFailed as error:
             failure = self._failure(None) if self.reason else error.failure
         except OSError as error:
-            code = "DiskFull" if error.errno == 28 else "CommandLaunchFailed"
+            code = "DiskFull" if error.errno == errno.ENOSPC else "CommandLaunchFailed"
             failure = TaskFailed(code, f"The task's directory could not be made: {error.strerror}.").failure
         if timer:
             timer.cancel()
@@ -168,22 +171,39 @@ class Run:
         finally:
             self._transfer = None
 
-    async def _command(self, work: Work, working: Path) -> int:
-        stdout, stderr = work.directory / "stdout.txt", work.directory / "stderr.txt"
+    async def _command(self, work: Work, make: bool) -> int | None:
         try:
-            self._child = process.spawn(environment.split(work.command), work.variables, working, stdout, stderr)
-        except process.ProgramNotFound as error:
+            self._child = await self._start(work, make)
+            self._started(self._child)
+            if self.reason is not None:
+                self._child.kill(str(work.directory))
+            return await self._child.wait()
+        except process.HelperLost:
+            # As when a node is lost: what is not known to have ended is run again.
+            self.stop("requeue")
+            return None
+
+    async def _start(self, work: Work, make: bool) -> process.Child:
+        try:
+            arguments = environment.split(work.command)
+            try:
+                return await process.HELPER.start(arguments, work.variables, work.directory, make)
+            except process.DirectoryFailed as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                # Left by an earlier run on this node.
+                await asyncio.to_thread(layout.make_task, work.directory)
+                return await process.HELPER.start(arguments, work.variables, work.directory, False)
+        except process.ProgramNotFound:
             raise TaskFailed(
-                "CommandProgramNotFound", "The specified command program is not found", CommandProgram=str(error)
+                "CommandProgramNotFound", "The specified command program is not found", CommandProgram=arguments[0]
             ) from None
         except (process.LaunchFailed, ValueError) as error:
-            stdout.touch()
-            stderr.touch()
+            if make:
+                await asyncio.to_thread(layout.make_task, work.directory)
+            for name in ("stdout.txt", "stderr.txt"):
+                (work.directory / name).touch()
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
-        self._started(self._child)
-        if self.reason is not None:
-            self._child.kill(str(work.directory))
-        return await self._child.wait()
 
     def ended_failure(self) -> dict[str, Any] | None:
         """The failureInfo of a run that was ended before its command ran.
