@@ -66,10 +66,24 @@ $(STAMP): pyproject.toml constraints.txt
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 	    echo "$$python ($$version) has no venv module. On Debian and Ubuntu: apt-get install python$$version-venv" >&2; exit 1; \
 	fi; \
-	export PIP_QUIET=2 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore; \
+	mkdir -p .cache; \
+	"$$python" -c "$$HOLD" $(MAKE) venv PYTHON="$$python"
+
+# Two of these at once would spoil each other's work: the second waits, and finds it done.
+export HOLD := import fcntl, os, sys; \
+    lock = os.open(".cache/install.lock", os.O_CREAT | os.O_RDWR, 0o600); \
+    fcntl.flock(lock, fcntl.LOCK_EX); \
+    os.set_inheritable(lock, True); \
+    os.execvp(sys.argv[1], sys.argv[1:])
+
+.PHONY: venv
+venv:
+	@set -e; \
+	if [ $(STAMP) -nt pyproject.toml ] && [ $(STAMP) -nt constraints.txt ]; then exit 0; fi; \
 	echo "Installing airflow-batchwrap and its dependencies into $(VENV) (once; one to two minutes) ..."; \
+	export PIP_QUIET=2 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-	    "$$python" -m venv --clear --upgrade-deps $(VENV) || "$$python" -m venv --clear $(VENV); \
+	    "$(PYTHON)" -m venv --clear --upgrade-deps $(VENV) || "$(PYTHON)" -m venv --clear $(VENV); \
 	fi; \
 	$(BIN)/python -m pip install -c constraints.txt -e '.[local,test]'; \
-	touch $@
+	touch $(STAMP)
