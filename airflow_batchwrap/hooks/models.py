@@ -21,6 +21,8 @@ USER = models.UserIdentity(
     )
 )
 FILE_MODE = "0755"  # the service's default, 0770, shuts out other users of the node
+# Given to Batch's agent, which owns the files: the job preparation task's user may not be allowed to change them.
+INPUT_MODE = "0555"
 INPUTS_DIR = "inputs"
 FINGERPRINT_ENV = "BATCHWRAP_FINGERPRINT"
 PREPARATION_ID = "jobpreparation"
@@ -37,16 +39,14 @@ def shell_command(command: str) -> str:
     return f"/bin/sh -c '{quoted}'"
 
 
-def resource_file(url: str, path: str) -> models.ResourceFile:
+def resource_file(url: str, path: str, mode: str = FILE_MODE) -> models.ResourceFile:
     """Return one blob that is put at ``path``, relative to the working directory."""
-    return models.ResourceFile(http_url=url, file_path=path, file_mode=FILE_MODE)
+    return models.ResourceFile(http_url=url, file_path=path, file_mode=mode)
 
 
-def resource_folder(container_url: str, prefix: str, path: str) -> models.ResourceFile:
+def resource_folder(container_url: str, prefix: str, path: str, mode: str = FILE_MODE) -> models.ResourceFile:
     """Return all blobs below a prefix, put below ``path`` with their whole names."""
-    return models.ResourceFile(
-        storage_container_url=container_url, blob_prefix=prefix, file_path=path, file_mode=FILE_MODE
-    )
+    return models.ResourceFile(storage_container_url=container_url, blob_prefix=prefix, file_path=path, file_mode=mode)
 
 
 def output_file(container_url: str, pattern: str, path: str) -> models.OutputFile:
@@ -134,8 +134,7 @@ def job_options(
     if inputs:
         check = (
             f'n=$(find {INPUTS_DIR} -type f | wc -l); if [ "$n" -ne {input_count} ]; then '
-            f'echo "{input_count} input files were uploaded for this job, $n have arrived" >&2; exit 1; fi; '
-            f"find {INPUTS_DIR} -type f -exec chmod a-w {{}} +"
+            f'echo "{input_count} input files were uploaded for this job, $n have arrived" >&2; exit 1; fi'
         )
         preparation = models.BatchJobPreparationTask(
             id=PREPARATION_ID,

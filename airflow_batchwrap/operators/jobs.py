@@ -142,12 +142,16 @@ class JobOperator(BatchWrapOperator):
         base = f"$AZ_BATCH_JOB_PREP_WORKING_DIR/{models.INPUTS_DIR}"
         if len(inputs) <= _MOST_INPUT_URLS:
             return [
-                models.resource_file(hook.sas_url(item.ref, lifetime), f"{models.INPUTS_DIR}/{item.name}")
+                models.resource_file(
+                    hook.sas_url(item.ref, lifetime), f"{models.INPUTS_DIR}/{item.name}", models.INPUT_MODE
+                )
                 for item in inputs
             ], base
         prefix = hook.gather_set(inputs)
         url = hook.container_sas_url(INPUTS_CONTAINER, lifetime)
-        return [models.resource_folder(url, prefix, models.INPUTS_DIR)], f"{base}/{prefix.rstrip('/')}"
+        return [
+            models.resource_folder(url, prefix, models.INPUTS_DIR, models.INPUT_MODE)
+        ], f"{base}/{prefix.rstrip('/')}"
 
     def _open_job(self, context: Context, workspace: Workspace, inputs: list[ResourceFile]) -> str:
         """Open the run's job, or adopt the one that an earlier try of this set-up opened."""
