@@ -102,7 +102,11 @@ async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
             raise BatchError(
                 "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."
             )
+        for part in job.nodes.values():
+            world.store.drop(part.uid)
         job.nodes.clear()
+    if job.body["onAllTasksComplete"] == "terminatejob" != body["onAllTasksComplete"]:
+        raise checks.invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
     job.body = body
     job.changed()
     world.store.touch(job)
@@ -116,6 +120,8 @@ async def update_job(call: Call) -> Reply:
     body = call.body("BatchJobUpdateOptions")
     job = open_job(call)
     call.conditions(job)
+    if "poolInfo" in body and job.state != "disabled":
+        raise BatchError("OperationInvalidForCurrentState", "poolInfo can be sent only while the job is disabled.")
     return await _change(call, job, {**job.body, **body})
 
 

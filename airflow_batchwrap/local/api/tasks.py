@@ -36,6 +36,9 @@ def _prepare(job: Job, body: dict[str, Any]) -> None:
     checks.user(body)
     body.setdefault("requiredSlots", 1)
     number(body, "requiredSlots", 1, MOST_SLOTS)
+    for mapping in body.get("exitConditions", {}).get("exitCodeRanges", ()):
+        if mapping["start"] > mapping["end"]:
+            raise checks.invalid("exitConditions.exitCodeRanges", "a range's start must not be above its end.")
     if job.body["onTaskFailure"] == "noaction" and "jobAction" in json.dumps(body.get("exitConditions", {})):
         raise checks.invalid("exitConditions", "a jobAction needs the job's onTaskFailure performExitOptionsJobAction.")
 

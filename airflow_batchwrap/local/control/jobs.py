@@ -154,6 +154,7 @@ class Jobs:
         job.move("active")
         self._world.store.touch(job)
         self._world.scheduler.kick(job.pool_id)
+        self._all_complete(job)
 
     def task_ended(self, task: Task, outcome: Outcome | None) -> None:
         """See what follows for the job from a task that is no longer running.
