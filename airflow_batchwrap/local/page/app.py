@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from io import FileIO
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlencode
 
@@ -217,7 +218,7 @@ class Page:
         if request.method == "HEAD":
             os.close(descriptor)
             return Response(None, 206 if partial else 200, headers, "application/octet-stream")
-        content = _content(descriptor, first, end)
+        content = _content(os.fdopen(descriptor, "rb", buffering=0), first, end)
         return StreamingResponse(content, 206 if partial else 200, headers, "application/octet-stream")
 
     def _find_pool(self, request: Request) -> Pool:
@@ -254,8 +255,8 @@ def _end(place: Place, path: str) -> str:
     return files.overwritten(files.read(place, path).text)
 
 
-async def _content(descriptor: int, first: int, end: int) -> AsyncIterator[bytes]:
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+async def _content(opened: FileIO, first: int, end: int) -> AsyncIterator[bytes]:
+    with opened as file:
         file.seek(first)
         while first < end:
             chunk = await asyncio.to_thread(file.read, min(end - first, files.CHUNK))
