@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from airflow_batchwrap.exceptions import ConfigError, TryAgain
 from airflow_batchwrap.waiting import pause_after
-from airflow_batchwrap.workspace import BlobRef, InputFile
+from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, UserDelegationKey
@@ -256,6 +256,26 @@ class BlobCalls:
                 return self.blobs.get_blob_client(container, blob).download_blob().readall()
             except ResourceNotFoundError:
                 return None
+
+    def value_of(self, xcom: Any) -> Any:
+        """Return what a step returned, for code that runs in Airflow: of a large value its XCom holds a reference only.
+
+        :param xcom: what a step's task, or a list of such, has for output; anything else is returned as it is.
+        :raises ConfigError: the value is no longer there, or is another.
+        """
+        if isinstance(xcom, list):
+            return [self.value_of(item) for item in xcom]
+        reference = ValueReference.from_xcom(xcom)
+        if reference is None:
+            return xcom
+        ref = reference.ref
+        data = self.read_blob(ref.container, ref.blob)
+        if data is None or hashlib.sha256(data).hexdigest() != ref.sha256:
+            problem = "is gone" if data is None else "is not the one that the step returned"
+            raise ConfigError(
+                f"The value in blob {ref.blob!r} of container {ref.container!r} {problem}. Run the step again."
+            )
+        return json.loads(data)
 
     def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str | None:
         """Return the end of a blob as text; None where there is none.
