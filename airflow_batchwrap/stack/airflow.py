@@ -65,7 +65,7 @@ class AirflowService:
         """Tell which components have ended by themselves."""
         return [name for name, identity in self.processes.items() if process.ended(identity.pid)]
 
-    def wait_until_ready(self, *, timeout: float = 120, on_wait: Callable[[str], None] | None = None) -> None:
+    def wait_until_ready(self, *, timeout: float = 180, on_wait: Callable[[str], None] | None = None) -> None:
         """Wait until all components are healthy and tasks can be run.
 
         :param timeout: seconds.
@@ -151,7 +151,7 @@ def start(
     port: int = 0,
     host: str = homes.LOOPBACK,
     env: Mapping[str, str] | None = None,
-    timeout: float = 120,
+    timeout: float = 180,
     on_spawn: Callable[[AirflowService], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> AirflowService:
