@@ -19,6 +19,14 @@ from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.service import close_world, create_app, open_world
 from airflow_batchwrap.local.state.store import StoreError
 
+try:
+    import uvloop
+except ImportError:
+    # It is faster, and there is none for every system.
+    _LOOP = asyncio.new_event_loop
+else:
+    _LOOP = uvloop.new_event_loop
+
 
 class _Server(uvicorn.Server):
     """uvicorn's server, which leaves the signals to us: its own way ends the process by the signal it got."""
@@ -89,7 +97,8 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
         hosts=frozenset(f"{name}:{port}".lower() for name in names),
     )
     try:
-        asyncio.run(_serve(config, home, listener))
+        with asyncio.Runner(loop_factory=_LOOP) as loop:
+            loop.run(_serve(config, home, listener))
     except StoreError as error:
         raise HomeError(str(error)) from None
     finally:
@@ -110,6 +119,7 @@ async def _serve(config: Config, home: Home, listener: socket.socket) -> None:
             # Longer than clients keep a connection: one that meets our closing of it fails.
             timeout_keep_alive=120,
             lifespan="off",
+            ws="none",
         )
     )
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.control import recovery
@@ -15,6 +16,7 @@ from airflow_batchwrap.local.control.autoscaler import Autoscaler
 from airflow_batchwrap.local.control.jobs import Jobs
 from airflow_batchwrap.local.control.nodes import Nodes
 from airflow_batchwrap.local.control.scheduler import Scheduler
+from airflow_batchwrap.local.control.upkeep import Upkeep
 from airflow_batchwrap.local.control.world import Config, World
 from airflow_batchwrap.local.node import process
 from airflow_batchwrap.local.page.app import Page
@@ -41,6 +43,7 @@ async def open_world(config: Config) -> World:
     world.scheduler = Scheduler(world)
     world.node_control = Nodes(world)
     world.autoscaler = Autoscaler(world)
+    world.upkeep = Upkeep(world)
     world.job_control = Jobs(world)
     await process.HELPER.open()
     recovery.load(world)
@@ -67,7 +70,7 @@ async def close_world(world: World) -> None:
     await process.HELPER.close()
 
 
-def create_app(world: World) -> Starlette:
+def create_app(world: World) -> ASGIApp:
     """The application: the page at ``/``, and the REST API.
 
     :param world: the state, alive.
@@ -82,4 +85,11 @@ def create_app(world: World) -> Starlette:
         return PlainTextResponse(_PAGE, headers={"Vary": "Accept"})
 
     pages = [Route("/", page), Route("/ui", page), Mount("/ui", app=Page(world))]
-    return Starlette(routes=[*pages, Mount("/", app=Api(world))])
+    site, api = Starlette(routes=pages), Api(world)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # Clients of the API do not pay for the page's routing.
+        at_page = scope["path"] in ("/", "/ui") or scope["path"].startswith("/ui/")
+        await (site if at_page else api)(scope, receive, send)
+
+    return app

@@ -108,7 +108,7 @@ class Helper(asyncio.Protocol):
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
-            transport, _ = await asyncio.get_running_loop().create_connection(lambda: self, sock=ours)
+            transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
             self._transport, self._rest = transport, b""
             return transport
 

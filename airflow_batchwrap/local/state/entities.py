@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 RECENT = 10
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _pack(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 @dataclass
@@ -59,6 +64,11 @@ class Entity(Stateful):
     FIELDS: ClassVar[tuple[str, ...]] = ()
     _COMMON: ClassVar[tuple[str, ...]] = ("id", "created", "modified", "revision")
     _STATE: ClassVar[tuple[str, ...]] = ("state", "since", "previous", "previous_since")
+    _values: ClassVar[Callable[[Any], tuple[Any, ...]]]
+
+    def __init_subclass__(cls) -> None:
+        """Prepare for `pack_state`, which is on the way of every change."""
+        cls._values = operator.attrgetter(*cls._COMMON, *cls._STATE, *cls.FIELDS)
 
     def __init__(self, uid: int, name: str, moment: float | None = None) -> None:
         self.uid = uid
@@ -81,7 +91,7 @@ class Entity(Stateful):
 
         :return: JSON.
         """
-        return _pack([getattr(self, name) for name in self._COMMON + self._STATE + self.FIELDS])
+        return _pack(type(self)._values(self))
 
     def restore(self, state: bytes) -> None:
         """Take up what was kept.
@@ -339,6 +349,7 @@ class Task(Entity):
         "exit_code",
         "failure",
         "job",
+        "kept",
         "last_requeue",
         "last_retry",
         "node_id",
@@ -377,6 +388,8 @@ class Task(Entity):
         self.begin("active", self.created)
         self.job = job
         self.body = body
+        #: The body that is kept already: one that has not changed since is not written again.
+        self.kept: bytes | None = None
         self.slots = slots
         self.pool_id: str | None = None
         self.node_id: str | None = None
@@ -403,7 +416,9 @@ class Task(Entity):
 
     def row(self) -> Row:
         """The task as a row of the store."""
-        return (self.uid, "task", self.job.uid, self.body, self.pack_state())
+        body = None if self.kept is self.body else self.body
+        self.kept = self.body
+        return (self.uid, "task", self.job.uid, body, self.pack_state())
 
 
 class JobSchedule(Entity):

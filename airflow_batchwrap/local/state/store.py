@@ -16,19 +16,21 @@ from typing import Protocol
 
 log = logging.getLogger(__name__)
 
-#: One row: number, kind, number of the parent, what the client sent, what became of it.
-Row = tuple[int, str, int, bytes, bytes]
+#: One row: number, kind, number of the parent, what the client sent (None where it is kept already), what became of it.
+Row = tuple[int, str, int, bytes | None, bytes]
 
 #: How long a batch gathers changes that nobody waits for, in seconds.
 GATHER = 0.005
 
 #: What the rows look like: a service of another layout does not read them.
-_LAYOUT = "2"
+_LAYOUT = "3"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entity (
-    uid INTEGER PRIMARY KEY, kind TEXT NOT NULL, parent INTEGER NOT NULL, body BLOB NOT NULL, state BLOB NOT NULL
+    uid INTEGER PRIMARY KEY, kind TEXT NOT NULL, parent INTEGER NOT NULL, body BLOB NOT NULL
 );
+-- Apart from the bodies, which are larger and change seldom.
+CREATE TABLE IF NOT EXISTS state (uid INTEGER PRIMARY KEY, state BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -79,12 +81,14 @@ class Store:
         self._timer: asyncio.Handle | None = None
         self._failure: StoreError | None = None
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[tuple[int, str, int, bytes, bytes]]:
         """All rows, in the order of their numbers.
 
-        :return: the rows.
+        :return: the rows, with their bodies.
         """
-        yield from self._db.execute("SELECT uid, kind, parent, body, state FROM entity ORDER BY uid")
+        yield from self._db.execute(
+            "SELECT uid, kind, parent, body, state FROM entity JOIN state USING (uid) ORDER BY uid"
+        )
 
     def next_uid(self) -> int:
         """A number for a new entity, above all that were given.
@@ -154,11 +158,12 @@ class Store:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
-                "INSERT INTO entity VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (uid) DO UPDATE SET body = excluded.body, state = excluded.state",
-                rows,
+                "INSERT INTO entity VALUES (?, ?, ?, ?) ON CONFLICT (uid) DO UPDATE SET body = excluded.body",
+                [row[:4] for row in rows if row[3] is not None],
             )
+            self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", [(row[0], row[4]) for row in rows])
             self._db.executemany("DELETE FROM entity WHERE uid = ?", gone)
+            self._db.executemany("DELETE FROM state WHERE uid = ?", gone)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             if self._db.in_transaction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from datetime import UTC, datetime
@@ -64,6 +65,7 @@ def parse_iso(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+@functools.lru_cache(maxsize=1024)
 def parse_duration(text: str) -> float:
     """Read an ISO 8601 duration.
 
