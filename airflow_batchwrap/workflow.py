@@ -68,7 +68,8 @@ class BatchWorkflow(TaskGroup):
             raise ConfigError(
                 f"BatchWorkflow {group_id!r} needs a pool_config, to create a pool, or the pool_id of one."
             )
-        folder = self._folder()
+        # Relative paths are relative to the DAG file.
+        folder = Path(self.dag.fileloc).resolve().parent
         found = step_files.discover(folder / steps)
         if config is None and isinstance(pool_config, str | Path):
             config = pool_config  # one batch.json holds both
@@ -80,7 +81,7 @@ class BatchWorkflow(TaskGroup):
         elif isinstance(pool_config, Mapping):
             pool_config = PoolConfig.from_dict(pool_config)
         every = {name: places[name] for name in BatchWrapOperator.setting_names}
-        common = {"deferrable": deferrable, **every, **(task_args or {})}
+        common = {"dag": self.dag, "deferrable": deferrable, **every, **(task_args or {})}
         of_setup = {name: places[name] for name in SetUpOperator.setting_names if name not in every}
         of_step = {name: places[name] for name in RunBatchTaskOperator.setting_names if name not in every}
         with self:
@@ -142,10 +143,6 @@ class BatchWorkflow(TaskGroup):
         if repurpose:
             return RepurposePoolOperator(task_id="repurpose_pool", pool_id=pool_id, **kwargs)
         return UsePoolOperator(task_id="use_pool", pool_id=pool_id, **kwargs)
-
-    def _folder(self) -> Path:
-        """Return the folder of the DAG file, which relative paths are relative to."""
-        return Path(self.dag.fileloc).resolve().parent if self.dag is not None else Path.cwd()
 
     @staticmethod
     def _config(folder: Path, given: str | Path | None) -> WorkflowConfig:
