@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from airflow_batchwrap.local import runner
+from airflow_batchwrap.local.control.pace import PROFILES, Pace
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
 
 app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)
@@ -19,6 +20,10 @@ Account = Annotated[str, typer.Option(help="Name of the Batch account.")]
 Key = Annotated[str | None, typer.Option(help="Key in base64; by default a random one, kept in the directory.")]
 DevKey = Annotated[bool, typer.Option("--dev-key", help="Use the published key: anyone on this machine can run tasks.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Profile = Annotated[str, typer.Option(help="How long things take: instant, or azure (as observed there).")]
+TimeScale = Annotated[float, typer.Option(min=0.001, max=1e6, help="Seconds of Azure's time that pass in a second here.")]
+Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
+Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
 
 
 def _fail(message: object) -> typer.Exit:
@@ -36,6 +41,12 @@ def _key(key: str | None, dev_key: bool, host: str) -> str | None:
     return DEV_KEY if dev_key else key
 
 
+def _pace(profile: str, scale: float) -> Pace:
+    if profile not in PROFILES:
+        raise _fail(f"There is no profile {profile!r}: give one of {', '.join(PROFILES)}.")
+    return Pace.named(profile, scale)
+
+
 @app.command()
 def serve(
     data: Data,
@@ -44,12 +55,17 @@ def serve(
     key: Key = None,
     dev_key: DevKey = False,
     host: Host = "127.0.0.1",
+    profile: Profile = "instant",
+    time_scale: TimeScale = 1.0,
+    capacity: Capacity = None,
+    quota: Quota = None,
 ) -> None:
     """Serve in the foreground, until SIGINT or SIGTERM."""
     from airflow_batchwrap.local import serve as serving
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     given = _key(key, dev_key, host)
+    pace = _pace(profile, time_scale)
     try:
         home = Home.make(data)
         with home.lock():
@@ -59,7 +75,7 @@ def serve(
             typer.echo(f"Local Batch service: {address}, account {account}, data {home.path}")
             # Without the token: what is written here may end in a log.
             typer.echo(f"Page: {address}/ui/ (its address with the token: batchwrap local status --data {home.path})")
-            serving.serve(home, listener, host, account, kept)
+            serving.serve(home, listener, host, account, kept, pace=pace, capacity=capacity, quota=quota)
     except HomeError as error:
         raise _fail(error) from None
 
@@ -72,10 +88,18 @@ def start(
     key: Key = None,
     dev_key: DevKey = False,
     host: Host = "127.0.0.1",
+    profile: Profile = "instant",
+    time_scale: TimeScale = 1.0,
+    capacity: Capacity = None,
+    quota: Quota = None,
 ) -> None:
     """Serve in the background; return once the service answers."""
     given = _key(key, dev_key, host)
     arguments = ["--port", str(port), "--account", account, "--host", host]
+    _pace(profile, time_scale)
+    arguments += ["--profile", profile, "--time-scale", str(time_scale)]
+    for name, number in (("--capacity", capacity), ("--quota", quota)):
+        arguments += [] if number is None else [name, str(number)]
     try:
         if given and runner.attach(data) is None:
             # By its file, not its command line, which others on this machine can read.

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.service import close_world, create_app, open_world
@@ -75,7 +76,17 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(home: Home, listener: socket.socket, host: str, account: str, key: str) -> None:
+def serve(
+    home: Home,
+    listener: socket.socket,
+    host: str,
+    account: str,
+    key: str,
+    *,
+    pace: Pace = INSTANT,
+    capacity: int | None = None,
+    quota: int | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT; all of the tasks' processes are ended then.
 
     :param home: the data directory, locked.
@@ -83,6 +94,9 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
     :param host: the address it was bound to.
     :param account: the account's name.
     :param key: the account's key in base64.
+    :param pace: how long things take.
+    :param capacity: how many nodes there are to be had.
+    :param quota: how many nodes of either kind the account may have.
     :raises HomeError: the state in the data directory cannot be read.
     """
     port = listener.getsockname()[1]
@@ -95,6 +109,9 @@ def serve(home: Home, listener: socket.socket, host: str, account: str, key: str
         key=base64.b64decode(key),
         url=url,
         hosts=frozenset(f"{name}:{port}".lower() for name in names),
+        pace=pace,
+        capacity=capacity,
+        quota=quota,
     )
     try:
         with asyncio.Runner(loop_factory=_LOOP) as loop:

@@ -10,12 +10,14 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from airflow_batchwrap.local.api import jobs
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.control import recovery
 from airflow_batchwrap.local.control.autoscaler import Autoscaler
 from airflow_batchwrap.local.control.jobs import Jobs
 from airflow_batchwrap.local.control.nodes import Nodes
 from airflow_batchwrap.local.control.scheduler import Scheduler
+from airflow_batchwrap.local.control.schedules import Schedules
 from airflow_batchwrap.local.control.upkeep import Upkeep
 from airflow_batchwrap.local.control.world import Config, World
 from airflow_batchwrap.local.node import process
@@ -45,6 +47,7 @@ async def open_world(config: Config) -> World:
     world.autoscaler = Autoscaler(world)
     world.upkeep = Upkeep(world)
     world.job_control = Jobs(world)
+    world.schedule_control = Schedules(world, jobs.make)
     await process.HELPER.open()
     recovery.load(world)
     await recovery.kill_leftovers(world)

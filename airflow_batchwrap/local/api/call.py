@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Entity, Job, Node, Pool, Task
+from airflow_batchwrap.local.state.entities import Entity, Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.wire import odata, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.wire.routes import Operation
@@ -138,6 +138,17 @@ class Call:
         if job is None:
             raise BatchError("JobNotFound", values={"JobId": self.path["jobId"]})
         return job
+
+    def schedule(self) -> JobSchedule:
+        """The job schedule the path names.
+
+        :return: the job schedule.
+        :raises BatchError: there is none.
+        """
+        schedule = self.world.schedules.get(self.path["jobScheduleId"])
+        if schedule is None:
+            raise BatchError("JobScheduleNotFound", values={"JobScheduleId": self.path["jobScheduleId"]})
+        return schedule
 
     def task(self) -> Task:
         """The task the path names.

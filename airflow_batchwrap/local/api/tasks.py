@@ -69,15 +69,7 @@ def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
     for kind in ("jobPreparationTask", "jobReleaseTask"):
         if kind in job.body and job.body[kind]["id"].lower() == name.lower():
             raise BatchError(f"TaskIdSameAs{kind[0].upper()}{kind[1:]}")
-    world = call.world
-    kept = json.dumps(body, separators=(",", ":")).encode()
-    task = Task(world.store.next_uid(), name, job, kept, slots=body["requiredSlots"])
-    job.tasks.add(task)
-    job.counts["active"] += 1
-    job.slot_counts["active"] += task.slots
-    world.store.touch(task)
-    world.scheduler.queue(task)
-    return task
+    return call.world.scheduler.add(job, name, body)
 
 
 async def create_task(call: Call) -> Reply:

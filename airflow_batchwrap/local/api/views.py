@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node.layout import relative_task_directory
-from airflow_batchwrap.local.state.entities import Entity, Execution, Job, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.state.entities import Entity, Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire.times import iso
 
 Names = frozenset[str] | None
@@ -25,6 +25,8 @@ def url_of(base: str, entity: Entity) -> str:
         return f"{base}/jobs/{entity.job.id}/tasks/{entity.id}"
     if isinstance(entity, Node):
         return f"{base}/pools/{entity.pool.id}/nodes/{entity.id}"
+    if isinstance(entity, JobSchedule):
+        return f"{base}/jobschedules/{entity.id}"
     return f"{base}/{'pools' if isinstance(entity, Pool) else 'jobs'}/{entity.id}"
 
 
@@ -78,6 +80,7 @@ def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
         "currentLowPriorityNodes": len(entity.nodes) - dedicated,
         "targetDedicatedNodes": entity.target_dedicated,
         "targetLowPriorityNodes": entity.target_low_priority,
+        "autoScaleRun": entity.scale_run,
     }
     return _only(shown, names)
 
@@ -132,6 +135,8 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
 
 
 def _node_errors(entity: Node) -> list[dict[str, Any]] | None:
+    if entity.state == "unusable":
+        return [{"code": "ApplicationPackageError", "message": "An application package could not be deployed."}]
     if entity.state != "starttaskfailed" or entity.start is None:
         return None
     return [{"code": "StartTaskFailed", "message": "The start task failed on this node."}]
@@ -150,6 +155,24 @@ def job(base: str, entity: Job, names: Names = None) -> dict[str, Any]:
         "endTime": _moment(entity.ended),
         "poolId": entity.pool_id or None,
         "terminateReason": entity.reason,
+    }
+    return _only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
+
+
+def job_schedule(world: World, base: str, entity: JobSchedule, names: Names = None) -> dict[str, Any]:
+    """A job schedule.
+
+    :param world: the state.
+    :param base: the service's address.
+    :param entity: the job schedule.
+    :param names: the properties wanted; None for all.
+    :return: how it is shown.
+    """
+    recent = {"id": entity.job, "url": f"{base}/jobs/{entity.job}"} if entity.job else None
+    info = {
+        "nextRunTime": _moment(world.schedule_control.next_run(entity)),
+        "recentJob": recent,
+        "endTime": _moment(entity.ended),
     }
     return _only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
 

@@ -97,8 +97,26 @@ class Jobs:
                 self._world.store.touch(job)
             else:
                 await self._purge(job)
+            self._ended(job)
         finally:
             self._closing.discard(job)
+
+    def _ended(self, job: Job) -> None:
+        specification = job.body["poolInfo"].get("autoPoolSpecification") or {}
+        if job.auto_pool and specification["poolLifetimeOption"] == "job" and not specification.get("keepAlive"):
+            self.drop_pool(job.auto_pool)
+        if job.schedule is not None:
+            self._world.schedule_control.job_ended(job)
+
+    def drop_pool(self, name: str) -> None:
+        """Delete a pool that was made for jobs that are over.
+
+        :param name: its id; one that is gone or going is no error.
+        """
+        pool = self._world.pools.get(name)
+        if pool is not None and pool.state == "active":
+            pool.move("deleting")
+            self._world.node_control.delete(pool)
 
     async def _release(self, part: NodeJob) -> None:
         node = self._world.node(part.pool_id, part.node_id)
@@ -120,7 +138,7 @@ class Jobs:
     async def _purge(self, job: Job) -> None:
         for pool in self._world.pools:
             for node in pool.nodes:
-                await asyncio.to_thread(layout.remove, self._world.root(node) / "workitems" / job.id)
+                await asyncio.to_thread(layout.remove_job, self._world.root(node), job.id)
         for part in job.nodes.values():
             self._world.store.drop(part.uid)
         for task in job.tasks:
@@ -163,6 +181,15 @@ class Jobs:
         :param outcome: how its run ended; None where its command never ran.
         """
         job = task.job
+        manager = job.body.get("jobManagerTask")
+        if (
+            task.state == "completed"
+            and manager is not None
+            and manager["killJobOnCompletion"]
+            and manager["id"].lower() == task.id.lower()
+            and job.state in ("active", "disabling", "disabled")
+        ):
+            self.terminate(job, "JMComplete")
         if task.state == "completed" and outcome is not None and job.state == "active":
             action = job_action(task)
             if action == "terminate":

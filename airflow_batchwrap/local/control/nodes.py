@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import secrets
 from collections.abc import Iterable
+from typing import Any
 
+from airflow_batchwrap.local.control import usage
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import environment, layout
+from airflow_batchwrap.local.node import agentlog, environment, layout, packages, process
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.state.entities import Execution, Node, Pool
 from airflow_batchwrap.local.wire import times
+
+#: Nodes of a kind that a pool may have here: each is a directory and some memory, and a typing error (or a formula)
+#: should not fill the disk.
+MOST_NODES = 1000
+#: What of a node's time from creating to idle it is creating; the rest it is starting.
+_CREATING = 0.6
+#: How often a node that keeps its tasks' data is looked at, in seconds.
+_LOOK = 0.5
 
 
 class Nodes:
@@ -24,6 +36,8 @@ class Nodes:
         self._world = world
         self._stop: dict[str, asyncio.Event] = {}
         self._leavings: dict[Node, asyncio.Task[None]] = {}
+        #: Set, and replaced, when a node goes and leaves room for another.
+        self._room = asyncio.Event()
 
     def resize(self, pool: Pool, dedicated: int, low_priority: int, option: str = "requeue") -> None:
         """Begin to bring a pool to other targets.
@@ -57,6 +71,7 @@ class Nodes:
         """
         pool.target_dedicated = max(0, pool.target_dedicated - sum(node.dedicated for node in nodes))
         pool.target_low_priority = max(0, pool.target_low_priority - sum(not node.dedicated for node in nodes))
+        pool.resize_errors = []
         pool.allocate("resizing")
         self._world.store.touch(pool)
         for node in nodes:
@@ -79,6 +94,7 @@ class Nodes:
         :param pool: the pool.
         """
         self._world.store.touch(pool)
+        self._world.autoscaler.end(pool)
         self._stop.setdefault(pool.id, asyncio.Event()).set()
         self._world.spawn(self._delete(pool))
 
@@ -90,20 +106,19 @@ class Nodes:
 
     async def _allocate(self, pool: Pool, option: str, leaving: Iterable[Node] = ()) -> None:
         stop = self._stop[pool.id]
-        leaving = list(leaving) or self._surplus(pool)
+        chosen = list(leaving)
+        leaving = chosen or self._surplus(pool)
         for node in leaving:
             node.draining = True
-        for dedicated, target in ((True, pool.target_dedicated), (False, pool.target_low_priority)):
-            present = sum(node.dedicated == dedicated for node in pool.nodes)
-            for _ in range(target - present):
-                self._world.spawn(self.boot(self._create(pool, dedicated)))
         leavings = [self._leaving(node, option) for node in leaving]
+        if not chosen:
+            await self._grow(pool, stop)
         stopped = asyncio.ensure_future(stop.wait())
         while leavings and not stop.is_set():
             _, pending = await asyncio.wait([*leavings, stopped], return_when=asyncio.FIRST_COMPLETED)
             leavings = [task for task in leavings if task in pending]
         stopped.cancel()
-        if pool.state == "deleting":
+        if pool.state == "deleting" or self._world.stopping:
             return
         if stop.is_set():
             for node in leaving:
@@ -116,6 +131,58 @@ class Nodes:
             self._world.scheduler.kick(pool.id)
         pool.allocate("steady")
         self._world.store.touch(pool)
+        self._world.autoscaler.settled(pool)
+
+    async def _grow(self, pool: Pool, stop: asyncio.Event) -> None:
+        """Add the nodes that are missing, as far as they are to be had within the resize timeout."""
+        pace, loop = self._world.pace, asyncio.get_running_loop()
+        deadline = loop.time() + pace.here(times.parse_duration(pool.body["resizeTimeout"]))
+        missing = {dedicated: self._allowed(pool, dedicated) for dedicated in (True, False)}
+        if not any(missing.values()):
+            return
+        await _first(stop, max(0.0, min(pace.here(pace.allocation), deadline - loop.time())))
+        late = pace.here(pace.allocation) > 0 and loop.time() >= deadline
+        while not stop.is_set() and not late and pool.state == "active":
+            room = self._room
+            for dedicated in missing:
+                while missing[dedicated] and self._has_room():
+                    missing[dedicated] -= 1
+                    self._world.spawn(self.boot(self._create(pool, dedicated)))
+            if not any(missing.values()):
+                return
+            await _first(stop, deadline - loop.time(), room)
+            late = loop.time() >= deadline
+        if pool.state == "deleting":
+            return
+        kinds = {True: "dedicated", False: "low priority"}
+        code, why = ("ResizeStopped", "the resize was stopped") if stop.is_set() else _TIMED_OUT
+        for dedicated, count in missing.items():
+            if count:
+                self._lack(pool, code, f"{count} {kinds[dedicated]} nodes could not be allocated: {why}.")
+
+    def _allowed(self, pool: Pool, dedicated: bool) -> int:
+        """How many nodes of a kind a pool lacks, as far as the quota lets it have them."""
+        target = pool.target_dedicated if dedicated else pool.target_low_priority
+        present = sum(node.dedicated == dedicated for node in pool.nodes)
+        wanted = max(0, target - present)
+        if self._world.config.quota is None:
+            quota, held = MOST_NODES, present
+        else:
+            quota = self._world.config.quota
+            held = sum(node.dedicated == dedicated for one in self._world.pools for node in one.nodes)
+        allowed = min(wanted, max(0, quota - held))
+        if allowed < wanted:
+            code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
+            self._lack(pool, code, f"The account may have {quota} nodes of this kind, and has {held}.")
+        return allowed
+
+    def _lack(self, pool: Pool, code: str, message: str) -> None:
+        pool.resize_errors = [*pool.resize_errors, {"code": code, "message": message}]
+        self._world.store.touch(pool)
+
+    def _has_room(self) -> bool:
+        capacity = self._world.config.capacity
+        return capacity is None or sum(len(pool.nodes) for pool in self._world.pools) < capacity
 
     def _surplus(self, pool: Pool) -> list[Node]:
         surplus: list[Node] = []
@@ -142,25 +209,75 @@ class Nodes:
         """
         if node.state == "leavingpool" or self._world.stopping:
             return
+        mark = node.booted = times.now()
+        share = _CREATING if node.state == "creating" else 0.0
+        await self._wait(share)
+        if node.booted != mark or node.state == "leavingpool":
+            return
         if node.state != "starting":
             node.move("starting")
-        node.booted = times.now()
+        node.booted = mark = times.now()
         layout.make_node(self._world.root(node))
+        agentlog.write(self._world.root(node), f"node {node.id} of pool {node.pool.id} is starting")
+        await self._wait(1 - share)
+        if node.booted != mark or node.state != "starting":
+            return
+        node.draining = node in self._leavings
+        if not await self._prepare(node, mark):
+            return
+        agentlog.write(self._world.root(node), f"node is {node.state}")
+        self._world.store.touch(node)
+        self._world.scheduler.kick(node.pool.id)
+
+    async def _prepare(self, node: Node, mark: float) -> bool:
+        """Bring a starting node to where it can work.
+
+        :return: whether it still is the start that was begun.
+        """
+        failure = await self.deploy(node, node.pool.body.get("applicationPackageReferences", []))
+        if node.booted != mark or node.state != "starting":
+            return False
+        if failure is not None:
+            agentlog.write(self._world.root(node), f"an application package could not be deployed: {failure}")
+            node.move("unusable")
+            return True
         body = node.pool.body.get("startTask")
         if body is None:
-            node.move("idle")
+            node.start = None
+            node.move(node.resting)
         elif body["waitForSuccess"]:
             node.move("waitingforstarttask")
             self._world.store.touch(node)
             await self._start_task(node, body)
-            if self._world.stopping or node.state != "waitingforstarttask" or node.start is None:
-                return
-            node.move("idle" if node.start.result == "success" else "starttaskfailed")
+            if self._world.stopping or node.booted != mark or node.state != "waitingforstarttask":
+                return False
+            if node.start is None:
+                return False
+            node.move(node.resting if node.start.result == "success" else "starttaskfailed")
         else:
-            node.move("idle")
+            node.move(node.resting)
             self._world.spawn(self._start_task(node, body))
-        self._world.store.touch(node)
-        self._world.scheduler.kick(node.pool.id)
+        return True
+
+    async def deploy(self, node: Node, references: list[dict[str, Any]]) -> str | None:
+        """Bring application packages to a node.
+
+        :param node: the node.
+        :param references: the packages.
+        :return: what went wrong; None where they are all there.
+        """
+        if references:
+            data, root = self._world.config.data, self._world.root(node)
+            try:
+                await asyncio.to_thread(packages.deploy, data, root, references)
+            except packages.FAULTS as error:
+                return str(error)
+        return None
+
+    async def _wait(self, share: float) -> None:
+        seconds = self._world.pace.here(self._world.pace.node * share)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
 
     async def _start_task(self, node: Node, body: dict[str, object]) -> None:
         root = self._world.root(node)
@@ -196,22 +313,91 @@ class Nodes:
 
     async def _leave(self, node: Node, option: str) -> None:
         node.draining = True
+        await self.clear(node, option)
+        if self._world.stopping:
+            return
+        node.move("leavingpool")
+        self._world.store.touch(node)
+        await self.silence(node)
+        root = self._world.root(node)
+        await asyncio.to_thread(layout.remove, root)
+        self._leavings.pop(node, None)
+        self.forget(node)
+
+    def replace(self, node: Node) -> None:
+        """Put a new node in the place of one that is gone.
+
+        :param node: the node, preempted and not about to leave.
+        """
+        if node in self._leavings:
+            return
+        self.forget(node)
+        self._world.spawn(self.boot(self._create(node.pool, node.dedicated)))
+
+    def forget(self, node: Node) -> None:
+        """Take a node that is gone out of its pool.
+
+        :param node: the node.
+        """
+        usage.leave(node)
+        node.pool.nodes.remove(node)
+        self._world.store.touch(node.pool)
+        self._world.store.drop(node.uid)
+        self._room.set()
+        self._room = asyncio.Event()
+
+    async def clear(self, node: Node, option: str) -> None:
+        """See a node's tasks off.
+
+        :param node: the node, on which no more tasks are placed.
+        :param option: requeue, terminate, taskcompletion, retaineddata.
+        """
         if option not in ("taskcompletion", "retaineddata"):
             for run in list(node.runs.values()):
                 run.stop("terminated" if option == "terminate" else "requeue")
         for run in list(node.runs.values()):
             await run.over.wait()
-        if self._world.stopping:
-            return
-        node.move("leavingpool")
-        self._world.store.touch(node)
+        while option == "retaineddata" and not self._world.stopping and self._retains(node):
+            await asyncio.sleep(_LOOK)
+
+    def _retains(self, node: Node) -> bool:
+        """Whether the directory of a completed task is still to be kept on a node."""
+        now = times.now()
+        for job in self._world.jobs:
+            for task in job.tasks:
+                if task.node_id == node.id and task.state == "completed" and task.ended is not None:
+                    kept = times.parse_duration(json.loads(task.body)["constraints"]["retentionTime"])
+                    if task.ended + self._world.pace.here(kept) > now:
+                        return True
+        return False
+
+    async def silence(self, node: Node) -> None:
+        """End what runs on a node beside its tasks: start, preparation and release tasks, and what tasks left behind.
+
+        :param node: the node.
+        """
         others = [node.start_run] if node.start_run else []
         others += [part.run for job in self._world.jobs if (part := job.nodes.get(node.id)) and part.run]
         for run in others:
             run.stop("discard")
             await run.over.wait()
-        root = self._world.root(node)
-        await asyncio.to_thread(layout.remove, root)
-        node.pool.nodes.remove(node)
-        self._world.store.drop(node.uid)
-        self._leavings.pop(node, None)
+        if node.tasks_run or others:
+            root = str(self._world.root(node))
+            await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", root)
+
+
+#: The code and the words of an allocation that took too long.
+_TIMED_OUT = ("AllocationTimedout", "there were none to be had within the resize timeout")
+
+
+async def _first(stop: asyncio.Event, timeout: float, other: asyncio.Event | None = None) -> None:
+    """Wait for one of two events, or for a while."""
+    if timeout <= 0:
+        return
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, other) if event is not None]
+    try:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import layout, process
-from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.state.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
 
@@ -29,6 +29,10 @@ def load(world: World) -> None:
             job = jobs[uid] = Job(uid, "", json.loads(body))
             job.restore(state)
             world.jobs.add(job)
+        elif kind == "jobschedule":
+            schedule = JobSchedule(uid, "", json.loads(body))
+            schedule.restore(state)
+            world.schedules.add(schedule)
         elif kind == "node" and parent in pools:
             node = Node(uid, "", pools[parent])
             node.restore(state)
@@ -38,6 +42,7 @@ def load(world: World) -> None:
         elif kind == "task" and parent in jobs:
             task = Task(uid, "", jobs[parent], body)
             task.restore(state)
+            task.kept = body
             task.job.tasks.add(task)
         elif kind == "nodejob" and parent in jobs:
             pool_id, node_id = json.loads(body)
@@ -94,6 +99,9 @@ async def resume(world: World) -> None:
                 pool.nodes.remove(node)
                 world.store.drop(node.uid)
                 await asyncio.to_thread(layout.remove, world.root(node))
+            elif node.state in ("deallocating", "deallocated"):
+                node.begin("deallocated")
+                world.store.touch(node)
             else:
                 # Not a legal transition of a running service: the node was cut off, and starts from the beginning.
                 node.begin("starting")
@@ -103,6 +111,7 @@ async def resume(world: World) -> None:
             world.node_control.delete(pool)
         elif pool.allocation != "steady":
             world.node_control.resume(pool)
+        world.autoscaler.resume(pool)
     for job in world.jobs:
         if job.state in ("terminating", "deleting"):
             world.job_control.close(job)
@@ -112,6 +121,8 @@ async def resume(world: World) -> None:
             job.move("active")
         world.job_control.watch(job)
         world.store.touch(job)
+    for schedule in world.schedules:
+        world.schedule_control.advance(schedule)
 
 
 def _sweep(nodes: Path, known: set[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import environment
+from airflow_batchwrap.local.node import environment, packages
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.process import Child
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run, Work
@@ -35,7 +35,11 @@ class Scheduler:
         key = pool_id.lower()
         if key not in self._due and not self._world.stopping:
             self._due.add(key)
-            asyncio.get_running_loop().call_soon(self._dispatch, key)
+            loop, wait = asyncio.get_running_loop(), self._world.pace.here(self._world.pace.task)
+            if wait:
+                loop.call_later(wait, self._dispatch, key)
+            else:
+                loop.call_soon(self._dispatch, key)
 
     def _dispatch(self, key: str) -> None:
         self._due.discard(key)
@@ -62,7 +66,12 @@ class Scheduler:
         task = job.ready.first(max(pool.slots - node.used for node in free))
         if task is None:
             return None
-        fitting = [node for node in free if pool.slots - node.used >= task.slots]
+        manager = _manager(task)
+        fitting = [node for node in free if pool.slots - node.used >= needed(task, node)]
+        if manager is not None and not manager["allowLowPriorityNode"]:
+            fitting = [node for node in fitting if node.dedicated]
+        if not fitting:
+            return None
         wanted = (
             json.loads(task.body).get("affinityInfo", {}).get("affinityId") if b"affinityInfo" in task.body else None
         )
@@ -76,7 +85,7 @@ class Scheduler:
         job = task.job
         job.ready.remove(task)
         job.running += 1
-        node.used += task.slots
+        node.used += needed(task, node)
         task.pool_id, task.node_id = node.pool.id, node.id
         run = Run(self._work(task, node), self._world.blobs, lambda child: self._started(task, child))
         node.runs[task] = run
@@ -123,10 +132,10 @@ class Scheduler:
 
     def _leave(self, task: Task, node: Node) -> None:
         node.runs.pop(task, None)
-        node.used -= task.slots
+        node.used -= needed(task, node)
         task.job.running -= 1
         if node.state == "running" and not node.runs:
-            node.move("idle")
+            node.move(node.resting)
             self._world.store.touch(node)
 
     def _settle(self, task: Task, run: Run, outcome: Outcome | None) -> None:
@@ -155,6 +164,23 @@ class Scheduler:
         self._world.shift(task, "active")
         task.pool_id = task.node_id = task.started = None
         self.queue(task)
+
+    def add(self, job: Job, name: str, body: dict[str, Any]) -> Task:
+        """Take a new task in.
+
+        :param job: its job.
+        :param name: its id, which no task of the job has.
+        :param body: the rest of it, checked.
+        :return: the task.
+        """
+        kept = json.dumps(body, separators=(",", ":")).encode()
+        task = Task(self._world.store.next_uid(), name, job, kept, slots=body["requiredSlots"])
+        job.tasks.add(task)
+        job.counts["active"] += 1
+        job.slot_counts["active"] += task.slots
+        self._world.store.touch(task)
+        self.queue(task)
+        return task
 
     def queue(self, task: Task) -> None:
         """Queue an active task, or let it wait for those it depends on.
@@ -278,9 +304,13 @@ class Scheduler:
         :return: the variables.
         """
         config = self._world.config
-        return environment.base() | environment.of_node(
-            config.account, config.url, node.pool.id, node.id, node.dedicated, self._world.root(node)
+        root = self._world.root(node)
+        variables = environment.base() | environment.of_node(
+            config.account, config.url, node.pool.id, node.id, node.dedicated, root
         )
+        if references := node.pool.body.get("applicationPackageReferences"):
+            variables |= packages.variables(config.data, root, references)
+        return variables
 
     def _work(self, task: Task, node: Node) -> Work:
         body, job, root = json.loads(task.body), task.job, self._world.root(node)
@@ -295,6 +325,10 @@ class Scheduler:
             variables |= _preparation(job, root)
         variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
         wall_clock = body["constraints"].get("maxWallClockTime")
+        bring = None
+        if references := body.get("applicationPackageReferences"):
+            variables = packages.variables(self._world.config.data, root, references) | variables
+            bring = packages.bringing(self._world.config.data, root, references)
         return Work(
             body["commandLine"],
             directory,
@@ -303,7 +337,25 @@ class Scheduler:
             body.get("resourceFiles", []),
             body.get("outputFiles", []),
             times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
+            bring=bring,
         )
+
+
+def _manager(task: Task) -> dict[str, Any] | None:
+    """The job's manager, if the task is it."""
+    manager: dict[str, Any] | None = task.job.body.get("jobManagerTask")
+    return manager if manager is not None and manager["id"].lower() == task.id.lower() else None
+
+
+def needed(task: Task, node: Node) -> int:
+    """How many slots a task takes on a node.
+
+    :param task: the task.
+    :param node: the node.
+    :return: what it requires; all of them for a job manager that has to be alone.
+    """
+    manager = _manager(task)
+    return node.pool.slots if manager is not None and manager["runExclusive"] else task.slots
 
 
 def finish(execution: Execution, outcome: Outcome) -> None:

@@ -9,15 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.node.blob import BlobClient
-from airflow_batchwrap.local.state.entities import Job, Node, Pool, Task
+from airflow_batchwrap.local.state.entities import Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.state.registry import Registry
 from airflow_batchwrap.local.state.store import Store
 
 if TYPE_CHECKING:
+    from airflow_batchwrap.local.control.autoscaler import Autoscaler
     from airflow_batchwrap.local.control.jobs import Jobs
     from airflow_batchwrap.local.control.nodes import Nodes
     from airflow_batchwrap.local.control.scheduler import Scheduler
+    from airflow_batchwrap.local.control.schedules import Schedules
+    from airflow_batchwrap.local.control.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +35,10 @@ class Config:
     :param key: the account's key, decoded.
     :param url: the service's address, such as ``http://127.0.0.1:1234``.
     :param hosts: the values of the Host header that name this service, in lower case.
+    :param pace: how long things take.
+    :param capacity: how many nodes there are to be had, over all pools; None for as many as are wanted. More wait for
+        others to go, until their pool's resize timeout.
+    :param quota: how many nodes of either kind the account may have; None for as many as are wanted.
     """
 
     data: Path
@@ -38,6 +46,9 @@ class Config:
     key: bytes = field(repr=False)
     url: str = ""
     hosts: frozenset[str] = frozenset()
+    pace: Pace = INSTANT
+    capacity: int | None = None
+    quota: int | None = None
 
     @property
     def nodes(self) -> Path:
@@ -54,14 +65,19 @@ class World:
 
     scheduler: Scheduler
     node_control: Nodes
+    autoscaler: Autoscaler
+    upkeep: Upkeep
     job_control: Jobs
+    schedule_control: Schedules
 
     def __init__(self, config: Config, store: Store) -> None:
         self.config = config
         self.store = store
+        self.pace = config.pace
         self.blobs = BlobClient()
         self.pools: Registry[Pool] = Registry()
         self.jobs: Registry[Job] = Registry()
+        self.schedules: Registry[JobSchedule] = Registry()
         #: Set when the service stops: from then on no ending changes any state, so that a restart finds it as it was.
         self.stopping = False
         self._background: set[asyncio.Task[None]] = set()

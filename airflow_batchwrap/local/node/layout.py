@@ -36,7 +36,29 @@ def job_directory(root: Path, job_id: str) -> Path:
     :param job_id: the job's id.
     :return: the path.
     """
-    return root / "workitems" / job_id / "job-1"
+    return root / relative_job_directory(job_id)
+
+
+def relative_job_directory(job_id: str) -> str:
+    """The directory of a job, as Batch names it: that of its schedule, where a schedule created it.
+
+    :param job_id: the job's id, ``<schedule>:job-2`` where it is of a schedule.
+    :return: the path, relative to a node's root.
+    """
+    name, _, number = job_id.partition(":")
+    return f"workitems/{name}/{number or 'job-1'}"
+
+
+def remove_job(root: Path, job_id: str) -> None:
+    """Remove what a job left on a node, its schedule's directory too if it is empty then.
+
+    :param root: the node's root.
+    :param job_id: the job's id.
+    """
+    directory = job_directory(root, job_id)
+    remove(directory)
+    with contextlib.suppress(OSError):
+        directory.parent.rmdir()
 
 
 def relative_task_directory(job_id: str, task_id: str) -> str:
@@ -46,7 +68,7 @@ def relative_task_directory(job_id: str, task_id: str) -> str:
     :param task_id: the task's id.
     :return: the path.
     """
-    return f"workitems/{job_id}/job-1/{task_id}"
+    return f"{relative_job_directory(job_id)}/{task_id}"
 
 
 def make_task(directory: Path, *, keep: bool = False) -> Path:

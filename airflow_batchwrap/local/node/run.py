@@ -32,6 +32,7 @@ class Work:
     :param output_files: what is uploaded after.
     :param wall_clock: how long it may take, downloads included, in seconds.
     :param keep: leave what an earlier run left in the directory.
+    :param bring: brings what else it needs, before the resource files; called in a thread, may raise `TaskFailed`.
     """
 
     command: str
@@ -42,6 +43,7 @@ class Work:
     output_files: list[dict[str, Any]] = field(default_factory=list)
     wall_clock: float = NO_LIMIT
     keep: bool = False
+    bring: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class Run:
         exit_code: int | None = None
         failure: dict[str, Any] | None = None
         try:
+            if work.bring is not None:
+                await self._while_transferring(asyncio.to_thread(work.bring))
             # What brings no files along leaves its directories to the helper process, which starts its command.
             make = not (work.resource_files or work.keep)
             if not make:

@@ -1,0 +1,177 @@
+"""Pools that scale themselves: samples taken while somebody looks at them, formulas evaluated, targets applied."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import psutil
+
+from airflow_batchwrap.local.autoscale import PERIOD, AutoScaleResult, Formula, PoolState, SampleStore
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.state.entities import Pool
+from airflow_batchwrap.local.wire import times
+
+#: Learn: autoScaleEvaluationInterval, by default 15 minutes.
+INTERVAL = "PT15M"
+
+#: Node states in which a node takes part in the work (Learn: $UsableNodeCount).
+_USABLE = frozenset({"idle", "running"})
+
+
+@dataclass
+class _Watch:
+    """What goes on for one pool: its samples, and the two timers."""
+
+    formula: Formula
+    samples: SampleStore = field(default_factory=SampleStore)
+    sampling: asyncio.TimerHandle | None = None
+    evaluating: asyncio.TimerHandle | None = None
+    #: An evaluation met a pool that was being resized: it is made up for once the pool is steady.
+    owed: bool = False
+
+    def cancel(self) -> None:
+        for timer in (self.sampling, self.evaluating):
+            if timer is not None:
+                timer.cancel()
+
+
+class Autoscaler:
+    """Watches the pools that have autoscale enabled, and no others.
+
+    :param world: the state.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._watches: dict[Pool, _Watch] = {}
+
+    def begin(self, pool: Pool, formula: Formula, *, wait: float = 0.0) -> None:
+        """Watch a pool: a sample at once, an evaluation at once or after a while, and both again and again.
+
+        :param pool: the pool, with autoscale enabled.
+        :param formula: its formula.
+        :param wait: how long until the first evaluation, in seconds of this machine's time.
+        """
+        before = self._watches.pop(pool, None)
+        watch = self._watches[pool] = _Watch(formula)
+        if before is not None:
+            before.cancel()
+            watch.samples = before.samples
+        self._sample(pool, watch)
+        if wait > 0:
+            watch.evaluating = asyncio.get_running_loop().call_later(wait, self._evaluate, pool, watch)
+        else:
+            self._evaluate(pool, watch)
+
+    def resume(self, pool: Pool) -> None:
+        """Go on with a pool after a restart; its evaluations keep their rhythm.
+
+        :param pool: the pool.
+        """
+        if not pool.body.get("enableAutoScale") or pool.state != "active":
+            return
+        last = times.parse_iso(pool.scale_run["timestamp"]) if pool.scale_run else 0.0
+        self.begin(pool, Formula.parse(pool.body["autoScaleFormula"]), wait=last + self._interval(pool) - times.now())
+
+    def end(self, pool: Pool) -> None:
+        """Watch a pool no longer; one that is not watched is no error.
+
+        :param pool: the pool.
+        """
+        watch = self._watches.pop(pool, None)
+        if watch is not None:
+            watch.cancel()
+
+    def evaluate(self, pool: Pool, formula: Formula) -> AutoScaleResult:
+        """What a formula comes to now; nothing is changed.
+
+        :param pool: the pool.
+        :param formula: the formula.
+        :return: the result.
+        """
+        watch = self._watches.get(pool)
+        now = self._now(pool)
+        dedicated = sum(node.dedicated for node in pool.nodes)
+        current = PoolState(
+            pool.target_dedicated,
+            pool.target_low_priority,
+            dedicated,
+            len(pool.nodes) - dedicated,
+            task_slots_per_node=pool.slots,
+        )
+        return formula.evaluate(now, watch.samples.series(now) if watch else {}, current)
+
+    def settled(self, pool: Pool) -> None:
+        """Make up for an evaluation that could not be applied while the pool was being resized.
+
+        :param pool: the pool, whose allocation has become steady.
+        """
+        watch = self._watches.get(pool)
+        if watch is not None and watch.owed:
+            self._apply(pool, watch)
+
+    def _interval(self, pool: Pool) -> float:
+        return self._world.pace.here(times.parse_duration(pool.body["autoScaleEvaluationInterval"]))
+
+    def _now(self, pool: Pool) -> float:
+        """The time as formulas see it: it runs faster where the service's time does."""
+        return pool.created + (times.now() - pool.created) * self._world.pace.scale
+
+    def _sample(self, pool: Pool, watch: _Watch) -> None:
+        if self._watches.get(pool) is not watch or self._world.stopping:
+            return
+        watch.samples.record(self._now(pool), self._values(pool))
+        period = self._world.pace.here(PERIOD)
+        watch.sampling = asyncio.get_running_loop().call_later(period, self._sample, pool, watch)
+
+    def _values(self, pool: Pool) -> dict[str, float]:
+        nodes = list(pool.nodes)
+        dedicated = sum(node.dedicated for node in nodes)
+        key = pool.id.lower()
+        jobs = [job for job in self._world.jobs if job.pool_id.lower() == key and job.state != "deleting"]
+        # Tasks that cannot run now (blocked by others, or of a job that is disabled or over) are not ready.
+        active = sum(len(job.ready) for job in jobs if job.state == "active")
+        running = sum(job.counts["running"] for job in jobs)
+        values = {
+            "$ActiveTasks": active,
+            "$RunningTasks": running,
+            "$PendingTasks": active + running,
+            "$SucceededTasks": sum(job.counts["success"] for job in jobs),
+            "$FailedTasks": sum(job.counts["failure"] for job in jobs),
+            "$CurrentDedicatedNodes": dedicated,
+            "$CurrentLowPriorityNodes": len(nodes) - dedicated,
+            "$UsableNodeCount": sum(node.state in _USABLE for node in nodes),
+            "$PreemptedNodeCount": sum(node.state == "preempted" for node in nodes),
+            "$SampleNodeCount": len(nodes),
+            "$TaskSlotsPerNode": pool.slots,
+        }
+        # All nodes are this machine.
+        return {**values, **({"$CPUPercent": psutil.cpu_percent()} if nodes else {})}
+
+    def _evaluate(self, pool: Pool, watch: _Watch) -> None:
+        if self._watches.get(pool) is not watch or self._world.stopping:
+            return
+        watch.evaluating = asyncio.get_running_loop().call_later(self._interval(pool), self._evaluate, pool, watch)
+        self._apply(pool, watch)
+
+    def _apply(self, pool: Pool, watch: _Watch) -> None:
+        watch.owed = pool.allocation != "steady"
+        if watch.owed:
+            return
+        result = self.evaluate(pool, watch.formula)
+        pool.scale_run = run_of(result)
+        self._world.store.touch(pool)
+        dedicated, low_priority = result.target_dedicated_nodes, result.target_low_priority_nodes
+        if result.error is None and (dedicated, low_priority) != (pool.target_dedicated, pool.target_low_priority):
+            self._world.node_control.resize(pool, dedicated, low_priority, result.node_deallocation_option)
+
+
+def run_of(result: AutoScaleResult) -> dict[str, object]:
+    """An evaluation as the ``AutoScaleRun`` of the wire.
+
+    :param result: the evaluation.
+    :return: JSON, with the time of this machine.
+    """
+    run: dict[str, object] = {"timestamp": times.iso(times.now()), "results": result.results}
+    return run | ({"error": result.error.as_wire()} if result.error else {})
