@@ -21,7 +21,9 @@ Key = Annotated[str | None, typer.Option(help="Key in base64; by default a rando
 DevKey = Annotated[bool, typer.Option("--dev-key", help="Use the published key: anyone on this machine can run tasks.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Profile = Annotated[str, typer.Option(help="How long things take: instant, or azure (as observed there).")]
-TimeScale = Annotated[float, typer.Option(min=0.001, max=1e6, help="Seconds of Azure's time that pass in a second here.")]
+TimeScale = Annotated[
+    float, typer.Option(min=0.001, max=1e6, help="Seconds of Azure's time that pass in a second here.")
+]
 Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
 Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from airflow_batchwrap.local.api import account, applications, files, jobs, nodes, pools, scaling, tasks
+from airflow_batchwrap.local.api import account, applications, files, jobs, nodes, pools, scaling, schedules, tasks
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.state.store import StoreError
@@ -31,7 +31,7 @@ _ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
 #: The operations that there are, by name; every other of operations.json answers 501.
 HANDLERS: dict[str, Callable[[Call], Awaitable[Reply]]] = {
     name: getattr(module, name)
-    for module in (account, applications, files, jobs, nodes, pools, scaling, tasks)
+    for module in (account, applications, files, jobs, nodes, pools, scaling, schedules, tasks)
     for name in routes.OPERATIONS
     if hasattr(module, name)
 }

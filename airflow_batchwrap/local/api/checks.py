@@ -15,6 +15,9 @@ RETENTION = "P7D"
 #: Learn: BatchJobReleaseTask.maxWallClockTime, at most and by default 15 minutes.
 RELEASE = "PT15M"
 
+#: Learn: taskSlotsPerNode is at most 256, and so are a task's slots.
+MOST_SLOTS = 256
+
 #: Resource files of one task, in characters of JSON (azure-notes.md, limits).
 MOST_RESOURCES = 32_768
 
@@ -149,6 +152,25 @@ def release_task(body: dict[str, Any]) -> None:
         raise invalid("jobReleaseTask.maxWallClockTime", "it must not be longer than 15 minutes.")
     body.setdefault("retentionTime", RETENTION)
     body.setdefault("userIdentity", _USER)
+
+
+def manager_task(body: dict[str, Any], retries: int) -> None:
+    """Check a job manager task and fill in its defaults.
+
+    :param body: the job manager task.
+    :param retries: the job's retry count.
+    :raises BatchError: something cannot be.
+    """
+    legal_id(body["id"], "jobManagerTask.id")
+    command(body)
+    output_files(body)
+    constraints(body, retries)
+    user(body)
+    body.setdefault("requiredSlots", 1)
+    number(body, "requiredSlots", 1, MOST_SLOTS)
+    body.setdefault("killJobOnCompletion", True)
+    body.setdefault("runExclusive", True)
+    body.setdefault("allowLowPriorityNode", True)
 
 
 def output_files(body: dict[str, Any]) -> None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import uuid
 from typing import Any
 
-from airflow_batchwrap.local.api import checks, views
+from airflow_batchwrap.local.api import checks, pools, views
 from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
-from airflow_batchwrap.local.state.entities import Job
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.state.entities import Job, JobSchedule
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: States in which a job is over or about to be, with the error that says so.
 _OVER = {"terminating": "JobBeingTerminated", "deleting": "JobBeingDeleted", "completed": "JobCompleted"}
+
+#: Learn: BatchAutoPoolSpecification.autoPoolIdPrefix.
+MOST_PREFIX = 20
+#: Active jobs and job schedules of an account (Learn: quotas; 100 to 300 by default, and this at most).
+MOST_ACTIVE = 1000
+
+_OWN_TASKS = ("jobManagerTask", "jobPreparationTask", "jobReleaseTask")
+#: What a job manager has that no other task has, and its id.
+_MANAGING = frozenset({"id", "killJobOnCompletion", "runExclusive", "allowLowPriorityNode"})
 
 #: What an update may change (BatchJobUpdateOptions) that has a default, with it.
 _DEFAULTS: dict[str, Any] = {
@@ -37,7 +49,13 @@ def open_job(call: Call) -> Job:
     return job
 
 
-def _prepare(body: dict[str, Any]) -> None:
+def prepare(body: dict[str, Any], *, scheduled: bool = False) -> None:
+    """Check a job's body and fill in its defaults.
+
+    :param body: the body, but for the id.
+    :param scheduled: it is the specification of a job schedule's jobs.
+    :raises BatchError: something cannot be.
+    """
     number(body, "priority", -1000, 1000)
     number(body, "maxParallelTasks", -1, 2**31 - 1)
     if body.get("maxParallelTasks") == 0:
@@ -46,39 +64,105 @@ def _prepare(body: dict[str, Any]) -> None:
         body.setdefault(name, value)
     body["constraints"] = {"maxWallClockTime": times.FOREVER, "maxTaskRetryCount": 0} | body.get("constraints", {})
     number(body["constraints"], "maxTaskRetryCount", -1, 2**31 - 1)
-    pool = body["poolInfo"]
-    if "autoPoolSpecification" in pool:
-        raise checks.missing("poolInfo.autoPoolSpecification", "auto pools")
-    if not pool.get("poolId"):
-        raise BatchError("MissingRequiredProperty", "The required property poolInfo.poolId is missing.")
-    if "jobManagerTask" in body:
-        raise checks.missing("jobManagerTask", "job manager tasks")
+    _pool_info(body["poolInfo"], scheduled)
     checks.environment(body, "commonEnvironmentSettings")
-
-
-async def create_job(call: Call) -> Reply:
-    """Create a job; its pool need not exist yet."""
-    body = call.body("BatchJobCreateOptions")
-    name = legal_id(body.pop("id"))
-    _prepare(body)
     if "jobPreparationTask" in body:
         checks.preparation_task(body["jobPreparationTask"])
     if "jobReleaseTask" in body:
         if "jobPreparationTask" not in body:
             raise checks.invalid("jobReleaseTask", "it needs a jobPreparationTask.")
         checks.release_task(body["jobReleaseTask"])
-        if body["jobReleaseTask"]["id"].lower() == body["jobPreparationTask"]["id"].lower():
-            raise checks.invalid("jobReleaseTask.id", "it must differ from the job preparation task's.")
-    world = call.world
+    if "jobManagerTask" in body:
+        checks.manager_task(body["jobManagerTask"], body["constraints"]["maxTaskRetryCount"])
+    names = [body[kind]["id"].lower() for kind in _OWN_TASKS if kind in body]
+    if len(set(names)) < len(names):
+        raise checks.invalid("id", "the job's manager, preparation and release tasks must have ids of their own.")
+
+
+def _pool_info(pool: dict[str, Any], scheduled: bool) -> None:
+    specification = pool.get("autoPoolSpecification")
+    if specification is None:
+        if not pool.get("poolId"):
+            raise BatchError("MissingRequiredProperty", "The required property poolInfo.poolId is missing.")
+        return
+    where = "poolInfo.autoPoolSpecification"
+    if pool.get("poolId"):
+        raise checks.invalid("poolInfo", "it holds either a poolId or an autoPoolSpecification.")
+    if len(specification.get("autoPoolIdPrefix", "")) > MOST_PREFIX:
+        raise checks.invalid(f"{where}.autoPoolIdPrefix", f"it must be at most {MOST_PREFIX} characters long.")
+    if specification.get("autoPoolIdPrefix"):
+        legal_id(specification["autoPoolIdPrefix"], f"{where}.autoPoolIdPrefix")
+    if specification["poolLifetimeOption"] == "jobschedule" and not scheduled:
+        raise checks.invalid(f"{where}.poolLifetimeOption", "jobschedule is for job schedules alone.")
+    if "pool" not in specification:
+        raise BatchError("MissingRequiredProperty", f"The required property {where}.pool is missing.")
+
+
+def within_quota(world: World) -> None:
+    """Check that one more job or job schedule may be active.
+
+    :param world: the state.
+    :raises BatchError: it may not.
+    """
+    active = sum(job.state not in ("completed", "deleting") for job in world.jobs)
+    active += sum(schedule.state not in ("completed", "deleting") for schedule in world.schedules)
+    if active >= MOST_ACTIVE:
+        raise BatchError(
+            "ActiveJobAndScheduleQuotaReached",
+            f"{active} jobs and job schedules are active, which is as many as may be: terminate or delete some.",
+        )
+
+
+def make(world: World, name: str, body: dict[str, Any], schedule: JobSchedule | None = None) -> Job:
+    """Create a job, with the pool it asks for and its job manager.
+
+    :param world: the state.
+    :param name: its id.
+    :param body: the rest of it, as a client gives it.
+    :param schedule: the job schedule it is of, if any.
+    :return: the job.
+    :raises BatchError: it cannot be.
+    """
+    prepare(body, scheduled=schedule is not None)
     if (existing := world.jobs.get(name)) is not None:
         raise BatchError("JobBeingDeleted" if existing.state == "deleting" else "JobExists")
-    pool = world.pools.get(body["poolInfo"]["poolId"])
+    if world.schedules.get(name) is not None:
+        raise BatchError("JobScheduleWithSameIdExists")
+    pool = world.pools.get(body["poolInfo"].get("poolId", ""))
     if pool is not None and pool.state == "deleting":
         raise BatchError("PoolBeingDeleted")
+    within_quota(world)
+    auto_pool = _auto_pool(world, body["poolInfo"].get("autoPoolSpecification"), schedule)
     job = Job(world.store.next_uid(), name, body)
+    job.auto_pool, job.schedule = auto_pool, schedule.uid if schedule else None
     world.jobs.add(job)
     world.store.touch(job)
+    if "jobManagerTask" in body:
+        manager = {key: value for key, value in body["jobManagerTask"].items() if key not in _MANAGING}
+        world.scheduler.add(job, body["jobManagerTask"]["id"], manager)
     world.job_control.watch(job)
+    return job
+
+
+def _auto_pool(world: World, specification: dict[str, Any] | None, schedule: JobSchedule | None) -> str | None:
+    if specification is None:
+        return None
+    shared = schedule if specification["poolLifetimeOption"] == "jobschedule" else None
+    if shared is not None and (present := world.pools.get(shared.pool_id or "")) and present.state == "active":
+        return present.id
+    prefix = specification.get("autoPoolIdPrefix")
+    name = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4())
+    name = name[: len(name) - 36] + name[-36:].upper()
+    pools.make(world, name, copy.deepcopy(specification["pool"]))
+    if shared is not None:
+        shared.pool_id = name
+    return name
+
+
+async def create_job(call: Call) -> Reply:
+    """Create a job; its pool need not exist yet."""
+    body = call.body("BatchJobCreateOptions")
+    job = make(call.world, legal_id(body.pop("id")), body)
     return await call.accept(job, views.url_of(call.base, job))
 
 
@@ -94,10 +178,20 @@ async def get_job(call: Call) -> Reply:
     return await call.show(job, views.job(call.base, job, call.selected()))
 
 
+def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:
+    present, sent = (
+        {**info.get("autoPoolSpecification", {}), "keepAlive": None} for info in (job.body["poolInfo"], pool_info)
+    )
+    if present != sent:
+        raise checks.invalid("poolInfo", "of an auto pool only keepAlive can be changed.")
+
+
 async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
-    _prepare(body)
+    prepare(body, scheduled=job.schedule is not None)
     world = call.world
-    if body["poolInfo"]["poolId"].lower() != job.pool_id.lower():
+    if job.auto_pool:
+        _same_auto_pool(job, body["poolInfo"])
+    elif body["poolInfo"].get("poolId", "").lower() != job.pool_id.lower():
         if job.state != "disabled":
             raise BatchError(
                 "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."

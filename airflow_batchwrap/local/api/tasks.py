@@ -27,7 +27,6 @@ def _prepare(job: Job, body: dict[str, Any]) -> None:
     checks.output_files(body)
     for name, feature in (
         ("multiInstanceSettings", "multi-instance tasks"),
-        ("applicationPackageReferences", "application packages"),
     ):
         if body.get(name):
             raise checks.missing(name, feature)

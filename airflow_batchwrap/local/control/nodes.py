@@ -390,14 +390,14 @@ class Nodes:
 _TIMED_OUT = ("AllocationTimedout", "there were none to be had within the resize timeout")
 
 
-async def _first(stop: asyncio.Event, timeout: float, other: asyncio.Event | None = None) -> None:
+async def _first(stop: asyncio.Event, seconds: float, other: asyncio.Event | None = None) -> None:
     """Wait for one of two events, or for a while."""
-    if timeout <= 0:
+    if seconds <= 0:
         return
     waits = [asyncio.ensure_future(event.wait()) for event in (stop, other) if event is not None]
     try:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()

@@ -11,10 +11,12 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.local.node.layout import OutsideError, inside, remove
+from airflow_batchwrap.local.node.transfer import TaskFailed
 
 #: What an application and a version may be called (Learn: letters, digits, hyphens, underscores; versions dots too).
 _NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -182,3 +184,21 @@ def variables(data: Path, root: Path, references: list[dict[str, Any]]) -> dict[
             continue
         found[variable(reference)] = str(place(root, name, version))
     return found
+
+
+def bringing(data: Path, root: Path, references: list[dict[str, Any]]) -> Callable[[], None]:
+    """What brings a task's packages to its node.
+
+    :param data: the data directory.
+    :param root: the node's root.
+    :param references: the packages.
+    :return: a function that raises `TaskFailed` where one cannot be had.
+    """
+
+    def bring() -> None:
+        try:
+            deploy(data, root, references)
+        except FAULTS as error:
+            raise TaskFailed("ApplicationPackageError", f"An application package: {error}.") from None
+
+    return bring

@@ -143,7 +143,7 @@ class Pool(Entity):
         self.scale_asked: float | None = None
         #: The latest evaluation of the autoscale formula, as it is shown.
         self.scale_run: dict[str, Any] | None = None
-        #: Seconds that nodes which are gone were there, by the hour since the epoch: of dedicated ones, and of spot ones.
+        #: Seconds that nodes which are gone were there, by the hour since the epoch: dedicated ones, spot ones.
         self.usage: dict[str, list[float]] = {}
         self.nodes: Registry[Node] = Registry()
 

@@ -1,0 +1,108 @@
+"""A client's connection: bounded in the size of its heads and in the time a request may take to arrive."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar, cast
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from airflow_batchwrap.local.faults import Faults
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: The largest request line and headers, in bytes.
+HEAD_LIMIT = 64 * 1024
+#: Where a request's scope holds what cuts its connection.
+CUT = "batchwrap.cut"
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is closed when a request does not arrive in time, or never ends its head.
+
+    One that is idle between requests is left to uvicorn, which closes it after a while.
+    """
+
+    #: How long a request may take to arrive, head and body, in seconds.
+    request_time: ClassVar[float] = 30.0
+
+    _clock: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wind()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing more."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > HEAD_LIMIT and not self.transport.is_closing():
+                self.send_400_response(f"The request line and the headers are larger than {HEAD_LIMIT} bytes.")
+
+    def on_message_begin(self) -> None:
+        """See a request begin."""
+        super().on_message_begin()
+        cast(dict[str, Any], self.scope)[CUT] = self.transport.abort
+        self._in_head, self._head = True, 0
+        if self._clock is None:
+            self._wind()
+
+    def on_headers_complete(self) -> None:
+        """See the end of a request's head."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """See the end of a request."""
+        self._stop()
+        self._head = 0
+        super().on_message_complete()
+
+    def _wind(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(self.request_time, self.transport.abort)
+
+    def _stop(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
+
+class Faulty:
+    """An application whose answers go wrong now and then.
+
+    :param app: the application.
+    :param faults: what goes wrong.
+    :param refuse: answers with an error in place of the application.
+    """
+
+    def __init__(self, app: ASGIApp, faults: Faults, refuse: Any) -> None:
+        self._app, self._faults, self._refuse = app, faults, refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or do not."""
+        faults = self._faults
+        # All are drawn for each request, so that one kind's fate does not depend on another's rate.
+        busy, throttled, cut = faults.strikes("503"), faults.strikes("429"), faults.strikes("drop")
+        if cut and not faults.too_late():
+            scope[CUT]()
+        elif busy or throttled:
+            error = BatchError("ServerBusy" if busy else "TooManyRequests")
+            await self._refuse(scope, send, error, {"Retry-After": str(faults.retry_after)})
+        elif cut:
+
+            async def into_nothing(_: Any) -> None:
+                """Drop what would have been answered."""
+
+            await self._app(scope, receive, into_nothing)
+            scope[CUT]()
+        else:
+            await self._app(scope, receive, send)

@@ -1,0 +1,162 @@
+"""Operations on job schedules."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from airflow_batchwrap.local.api import checks, jobs, views
+from airflow_batchwrap.local.api.call import Call, Reply, legal_id
+from airflow_batchwrap.local.state.entities import JobSchedule
+from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: Learn: BatchJobScheduleConfiguration, recurrenceInterval and startWindow, in seconds.
+SHORTEST = 60.0
+
+_OVER = {
+    "terminating": "JobScheduleBeingTerminated",
+    "deleting": "JobScheduleBeingDeleted",
+    "completed": "JobScheduleCompleted",
+}
+
+
+def _configuration(body: dict[str, Any]) -> None:
+    for name in ("recurrenceInterval", "startWindow"):
+        if name in body and times.parse_duration(body[name]) < SHORTEST:
+            raise checks.invalid(f"schedule.{name}", "it must be at least 1 minute.")
+    until, after = body.get("doNotRunUntil"), body.get("doNotRunAfter")
+    if until is not None and after is not None and times.parse_iso(until) > times.parse_iso(after):
+        raise checks.invalid("schedule.doNotRunAfter", "it must not be before doNotRunUntil.")
+
+
+def _specification(body: dict[str, Any]) -> None:
+    # What is missing is filled in for each job, so that the schedule comes back as it was sent.
+    jobs.prepare(copy.deepcopy(body), scheduled=True)
+
+
+def _open(call: Call) -> JobSchedule:
+    schedule = call.schedule()
+    if schedule.state in _OVER:
+        raise BatchError(_OVER[schedule.state])
+    call.conditions(schedule)
+    return schedule
+
+
+def _view(call: Call, schedule: JobSchedule, names: frozenset[str] | None) -> dict[str, Any]:
+    return views.job_schedule(call.world, call.base, schedule, names)
+
+
+async def create_job_schedule(call: Call) -> Reply:
+    """Create a job schedule; its first job may be there with the answer."""
+    body = call.body("BatchJobScheduleCreateOptions")
+    name = legal_id(body.pop("id"))
+    _configuration(body["schedule"])
+    _specification(body["jobSpecification"])
+    world = call.world
+    if (existing := world.schedules.get(name)) is not None:
+        raise BatchError("JobScheduleBeingDeleted" if existing.state == "deleting" else "JobScheduleExists")
+    if world.jobs.get(name) is not None:
+        raise BatchError("JobWithSameIdExists")
+    jobs.within_quota(world)
+    schedule = JobSchedule(world.store.next_uid(), name, body)
+    world.schedules.add(schedule)
+    world.store.touch(schedule)
+    world.schedule_control.advance(schedule)
+    return await call.accept(schedule, views.url_of(call.base, schedule))
+
+
+async def list_job_schedules(call: Call) -> Reply:
+    """List the job schedules."""
+    return await call.listing(
+        "jobschedules", call.world.schedules.after, lambda schedule, names: _view(call, schedule, names)
+    )
+
+
+async def get_job_schedule(call: Call) -> Reply:
+    """Show a job schedule."""
+    schedule = call.schedule()
+    call.conditions(schedule)
+    return await call.show(schedule, _view(call, schedule, call.selected()))
+
+
+async def job_schedule_exists(call: Call) -> Reply:
+    """Say whether a job schedule exists."""
+    schedule = call.schedule()
+    call.conditions(schedule)
+    return Reply(None, (await call.accept(schedule)).headers)
+
+
+async def _change(call: Call, schedule: JobSchedule, body: dict[str, Any]) -> Reply:
+    _configuration(body["schedule"])
+    _specification(body["jobSpecification"])
+    schedule.body = body
+    schedule.changed()
+    call.world.store.touch(schedule)
+    call.world.schedule_control.advance(schedule)
+    return await call.accept(schedule, views.url_of(call.base, schedule))
+
+
+async def update_job_schedule(call: Call) -> Reply:
+    """Change some of a job schedule's properties; jobs that are there stay as they are."""
+    body = call.body("BatchJobScheduleUpdateOptions")
+    schedule = _open(call)
+    return await _change(call, schedule, {**schedule.body, **body})
+
+
+async def replace_job_schedule(call: Call) -> Reply:
+    """Replace a job schedule's changeable properties; what is not sent takes its default."""
+    body = call.body("BatchJobSchedule")
+    schedule = _open(call)
+    kept = {name: value for name, value in schedule.body.items() if name == "displayName"}
+    return await _change(call, schedule, {"schedule": {}, **kept, **body})
+
+
+async def delete_job_schedule(call: Call) -> Reply:
+    """Delete a job schedule with its jobs, after the answer."""
+    schedule = call.schedule()
+    call.conditions(schedule)
+    if schedule.state == "deleting":
+        raise BatchError("JobScheduleBeingDeleted")
+    call.world.schedule_control.delete(schedule)
+    return await call.accept(schedule)
+
+
+async def terminate_job_schedule(call: Call) -> Reply:
+    """End a job schedule with its active job, after the answer."""
+    schedule = _open(call)
+    call.world.schedule_control.terminate(schedule)
+    return await call.accept(schedule, views.url_of(call.base, schedule))
+
+
+async def disable_job_schedule(call: Call) -> Reply:
+    """Let a job schedule create no jobs until it is enabled; its active job goes on."""
+    schedule = _open(call)
+    if schedule.state == "disabled":
+        raise BatchError("JobScheduleDisabled")
+    return await _move(call, schedule, "disabled")
+
+
+async def enable_job_schedule(call: Call) -> Reply:
+    """Let a job schedule create jobs again."""
+    schedule = _open(call)
+    if schedule.state != "disabled":
+        raise BatchError("OperationInvalidForCurrentState", "The job schedule is not disabled.")
+    return await _move(call, schedule, "active")
+
+
+async def _move(call: Call, schedule: JobSchedule, state: str) -> Reply:
+    schedule.move(state)
+    call.world.store.touch(schedule)
+    call.world.schedule_control.advance(schedule)
+    return await call.accept(schedule, views.url_of(call.base, schedule))
+
+
+async def list_jobs_from_schedule(call: Call) -> Reply:
+    """List the jobs that a job schedule created."""
+    schedule = call.schedule()
+    return await call.listing(
+        "jobs",
+        lambda after: (job for job in call.world.jobs.after(after) if job.schedule == schedule.uid),
+        lambda job, names: views.job(call.base, job, names),
+    )

@@ -1,0 +1,82 @@
+"""Faults on purpose: what a client of Azure has to live with, at given rates, from a seed."""
+
+from __future__ import annotations
+
+import random
+
+#: What can go wrong, and what the number in the specification means for it.
+KINDS = {
+    "429": "share of the requests that are answered 429 TooManyRequests",
+    "503": "share of the requests that are answered 503 ServerBusy",
+    "drop": "share of the requests whose connection is cut, before or after they take effect",
+    "preempt": "share of the commands started on a spot node that cost it the node",
+    "download": "share of the resource files that cannot be downloaded",
+}
+
+
+class FaultsError(ValueError):
+    """A specification that cannot be read."""
+
+
+class Faults:
+    """Decides what goes wrong.
+
+    Each kind of fault has a stream of random numbers of its own, made from the seed: the n-th request, command or file
+    meets the same fate in every run with the same specification, whatever happens to the other kinds.
+
+    :param rates: the share of each of `KINDS`, 0 to 1.
+    :param seed: where the random numbers begin.
+    :param retry_after: what Retry-After says, in seconds.
+    """
+
+    def __init__(self, rates: dict[str, float] | None = None, seed: int = 0, retry_after: int = 1) -> None:
+        self.rates = {kind: rate for kind, rate in (rates or {}).items() if rate > 0}
+        self.retry_after = retry_after
+        self._dice = {kind: random.Random(f"{seed}:{kind}") for kind in (*KINDS, "after")}  # noqa: S311 - no secrets
+
+    @classmethod
+    def parse(cls, text: str) -> Faults:
+        """Read a specification.
+
+        :param text: such as ``seed=7,503=0.1,drop=0.02,retry-after=2``.
+        :return: the faults.
+        :raises FaultsError: it cannot be read.
+        """
+        rates: dict[str, float] = {}
+        others = {"seed": 0, "retry-after": 1}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            name, _, value = part.partition("=")
+            try:
+                if name in others:
+                    others[name] = int(value)
+                elif name in KINDS:
+                    rates[name] = float(value)
+                else:
+                    raise FaultsError(f"There is no fault {name!r}: there are {', '.join((*others, *KINDS))}.")
+            except FaultsError:
+                raise
+            except ValueError:
+                raise FaultsError(f"The fault {part!r} cannot be read: it is a name, '=' and a number.") from None
+            if not 0 <= rates.get(name, 0) <= 1:
+                raise FaultsError(f"The fault {part!r} is no share: give a number from 0 to 1.")
+        return cls(rates, others["seed"], others["retry-after"])
+
+    def __bool__(self) -> bool:
+        """Whether anything can go wrong."""
+        return bool(self.rates)
+
+    def strikes(self, kind: str) -> bool:
+        """Whether this time it goes wrong.
+
+        :param kind: one of `KINDS`.
+        :return: whether it does.
+        """
+        rate = self.rates.get(kind)
+        return rate is not None and self._dice[kind].random() < rate
+
+    def too_late(self) -> bool:
+        """Whether a cut connection is cut only after the request has taken effect.
+
+        :return: whether it is.
+        """
+        return self._dice["after"].random() < 0.5
