@@ -177,13 +177,13 @@ def job(wire: Wire, pool: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def services() -> Iterator[Callable[[Path], Wire]]:
+def services() -> Iterator[Callable[..., Wire]]:
     """Starts services (again) on data directories; what still runs at the end is stopped."""
     clients: list[BatchClient] = []
     directories: set[Path] = set()
 
-    def begin(data: Path) -> Wire:
-        running = runner.start(data)
+    def begin(data: Path, *arguments: str) -> Wire:
+        running = runner.launch(data, list(arguments))
         directories.add(data)
         clients.append(connect(running))
         return Wire(running, clients[-1], _number=1000 * len(clients))
@@ -197,7 +197,7 @@ def services() -> Iterator[Callable[[Path], Wire]]:
 
 
 @pytest.fixture
-def own(services: Callable[[Path], Wire], tmp_path: Path) -> Iterator[Callable[[], Wire]]:
+def own(services: Callable[..., Wire], tmp_path: Path) -> Iterator[Callable[[], Wire]]:
     """Starts (again) a service of the test's own, always on the same data directory."""
     yield lambda: services(tmp_path / "own")
     if (running := runner.attach(tmp_path / "own")) is not None:

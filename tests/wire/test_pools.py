@@ -189,7 +189,6 @@ def test_update_and_replace(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "said"),
     [
-        ({"enable_auto_scale": True, "auto_scale_formula": "$TargetDedicatedNodes=1"}, 501, "autoscale"),
         ({"target_dedicated_nodes": -1}, 400, "targetDedicatedNodes"),
         ({"task_slots_per_node": 257}, 400, "taskSlotsPerNode"),
         ({"vm_size": None}, 400, "vmSize"),

@@ -357,7 +357,7 @@ class Nodes:
                 run.stop("terminated" if option == "terminate" else "requeue")
         for run in list(node.runs.values()):
             await run.over.wait()
-        while option == "retaineddata" and not self._world.stopping and self._retains(node):
+        while option == "retaineddata" and not self._world.stopping and self._retains(node):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK)
 
     def _retains(self, node: Node) -> bool:
