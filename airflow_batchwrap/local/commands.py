@@ -10,6 +10,7 @@ import typer
 
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.control.pace import PROFILES, Pace
+from airflow_batchwrap.local.faults import Faults, FaultsError
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
 
 app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)
@@ -25,6 +26,8 @@ TimeScale = Annotated[
     float, typer.Option(min=0.001, max=1e6, help="Seconds of Azure's time that pass in a second here.")
 ]
 Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
+FaultSpec = Annotated[str, typer.Option(help="What goes wrong on purpose, such as seed=7,503=0.1,drop=0.02.")]
+RequestTime = Annotated[float, typer.Option(min=0.05, help="How long a request may take to arrive, in seconds.")]
 Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
 
 
@@ -49,6 +52,13 @@ def _pace(profile: str, scale: float) -> Pace:
     return Pace.named(profile, scale)
 
 
+def _faults(text: str) -> Faults:
+    try:
+        return Faults.parse(text)
+    except FaultsError as error:
+        raise _fail(error) from None
+
+
 @app.command()
 def serve(
     data: Data,
@@ -61,6 +71,8 @@ def serve(
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
     quota: Quota = None,
+    faults: FaultSpec = "",
+    request_time: RequestTime = 30.0,
 ) -> None:
     """Serve in the foreground, until SIGINT or SIGTERM."""
     from airflow_batchwrap.local import serve as serving
@@ -68,6 +80,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     given = _key(key, dev_key, host)
     pace = _pace(profile, time_scale)
+    wrong = _faults(faults)
     try:
         home = Home.make(data)
         with home.lock():
@@ -77,7 +90,18 @@ def serve(
             typer.echo(f"Local Batch service: {address}, account {account}, data {home.path}")
             # Without the token: what is written here may end in a log.
             typer.echo(f"Page: {address}/ui/ (its address with the token: batchwrap local status --data {home.path})")
-            serving.serve(home, listener, host, account, kept, pace=pace, capacity=capacity, quota=quota)
+            serving.serve(
+                home,
+                listener,
+                host,
+                account,
+                kept,
+                pace=pace,
+                capacity=capacity,
+                quota=quota,
+                faults=wrong,
+                request_time=request_time,
+            )
     except HomeError as error:
         raise _fail(error) from None
 
@@ -94,12 +118,16 @@ def start(
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
     quota: Quota = None,
+    faults: FaultSpec = "",
+    request_time: RequestTime = 30.0,
 ) -> None:
     """Serve in the background; return once the service answers."""
     given = _key(key, dev_key, host)
     arguments = ["--port", str(port), "--account", account, "--host", host]
     _pace(profile, time_scale)
     arguments += ["--profile", profile, "--time-scale", str(time_scale)]
+    _faults(faults)
+    arguments += ["--faults", faults, "--request-time", str(request_time)]
     for name, number in (("--capacity", capacity), ("--quota", quota)):
         arguments += [] if number is None else [name, str(number)]
     try:

@@ -74,9 +74,14 @@ class Faults:
         rate = self.rates.get(kind)
         return rate is not None and self._dice[kind].random() < rate
 
-    def too_late(self) -> bool:
-        """Whether a cut connection is cut only after the request has taken effect.
+    def request(self) -> str:
+        """What becomes of a request.
 
-        :return: whether it is.
+        :return: empty for nothing; ``429`` or ``503``; ``cut`` for a connection that is cut at once, ``cut after`` for
+            one that is cut when the request has taken effect.
         """
-        return self._dice["after"].random() < 0.5
+        # All are drawn each time, so that one kind's fate does not depend on another's rate.
+        cut, busy, throttled = self.strikes("drop"), self.strikes("503"), self.strikes("429")
+        if cut:
+            return "cut" if self._dice["after"].random() < 0.5 else "cut after"
+        return "503" if busy else "429" if throttled else ""

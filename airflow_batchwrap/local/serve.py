@@ -14,8 +14,10 @@ from collections.abc import Iterator
 
 import uvicorn
 
+from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import Config
+from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.service import close_world, create_app, open_world
 from airflow_batchwrap.local.state.store import StoreError
@@ -86,6 +88,8 @@ def serve(
     pace: Pace = INSTANT,
     capacity: int | None = None,
     quota: int | None = None,
+    faults: Faults | None = None,
+    request_time: float = Connection.request_time,
 ) -> None:
     """Serve until SIGTERM or SIGINT; all of the tasks' processes are ended then.
 
@@ -97,6 +101,8 @@ def serve(
     :param pace: how long things take.
     :param capacity: how many nodes there are to be had.
     :param quota: how many nodes of either kind the account may have.
+    :param faults: what goes wrong on purpose.
+    :param request_time: how long a request may take to arrive, in seconds.
     :raises HomeError: the state in the data directory cannot be read.
     """
     port = listener.getsockname()[1]
@@ -112,7 +118,9 @@ def serve(
         pace=pace,
         capacity=capacity,
         quota=quota,
+        faults=faults or Faults(),
     )
+    Connection.request_time = request_time
     try:
         with asyncio.Runner(loop_factory=_LOOP) as loop:
             loop.run(_serve(config, home, listener))
@@ -136,6 +144,7 @@ async def _serve(config: Config, home: Home, listener: socket.socket) -> None:
             # Longer than clients keep a connection: one that meets our closing of it fails.
             timeout_keep_alive=120,
             lifespan="off",
+            http=Connection,
             ws="none",
         )
     )

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from airflow_batchwrap.local.api import account, applications, files, jobs, nodes, pools, scaling, schedules, tasks
 from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.api.connection import CUT
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.state.store import StoreError
 from airflow_batchwrap.local.wire import auth, routes, schema, times
@@ -24,6 +25,8 @@ BODY_LIMIT = 1024 * 1024
 #: Up to here a body that is too large is read and dropped, so that its sender gets to see the answer.
 DRAINED = 16 * 1024 * 1024
 
+#: Faults on purpose, and the codes they are answered with.
+_FATES = {"429": "TooManyRequests", "503": "ServerBusy"}
 _JSON = b"application/json; odata=minimalmetadata"
 #: Query options every operation takes, in lower case.
 _ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
@@ -52,7 +55,13 @@ class Api:
         request_id = str(uuid.uuid4())
         base = f"{scope['scheme']}://{headers.get('host', '')}"
         status = 200
+        fate = self._world.config.faults.request() if self._world.config.faults else ""
+        if fate == "cut":
+            scope[CUT]()
+            return
         try:
+            if fate in _FATES:
+                raise BatchError(_FATES[fate], retry_after=self._world.config.faults.retry_after)
             call = await self._call(scope, headers, receive, base, request_id)
             handler = HANDLERS.get(call.operation.name)
             if handler is None:
@@ -63,13 +72,16 @@ class Api:
                 )
             reply, status = await handler(call), call.operation.status
         except BatchError as error:
-            reply = Reply(error.body(request_id, base), status=error.status)
+            reply = Reply(error.body(request_id, base), error.headers, error.status)
         except StoreError as error:
             log.error("%s", error)
             reply = Reply(BatchError("InternalError", str(error)).body(request_id, base), status=500)
         except Exception:
             log.exception("The local Batch service failed to answer %s %s.", scope["method"], scope["path"])
             reply = Reply(BatchError("InternalError").body(request_id, base), status=500)
+        if fate == "cut after":
+            scope[CUT]()
+            return
         await _send(send, scope["method"], reply, reply.status or status, headers, request_id)
 
     async def _call(self, scope: Scope, headers: dict[str, str], receive: Receive, base: str, request_id: str) -> Call:
@@ -82,17 +94,19 @@ class Api:
         operation, parameters = routes.find(method, path)
         query = {name.lower(): value for name, value in reversed(parse_qsl(query_string))}
         _options(operation, query)
-        return Call(self._world, operation, parameters, query, headers, await _body(headers, receive), base, request_id)
+        body = await _body(headers, receive)
+        return Call(self._world, operation, parameters, query, headers, body, base, request_id)
 
 
 def _options(operation: routes.Operation, query: dict[str, str]) -> None:
     version = query.get("api-version")
     if version is None:
         raise BatchError("MissingRequiredQueryParameter", "The query parameter api-version is missing.")
-    if version != schema.API_VERSION:
+    if version != schema.API_VERSION and version not in schema.OLDER_VERSIONS:
         raise BatchError(
             "UnsupportedRequestVersion",
-            f"The api-version {version[:40]!r} is not supported; {schema.API_VERSION} is.",
+            f"The api-version {version[:40]!r} is not supported; {schema.API_VERSION} is, and of the older ones "
+            f"{', '.join(sorted(schema.OLDER_VERSIONS))}.",
         )
     allowed = _ALWAYS | {name.lower() for name in operation.query}
     for name in query:

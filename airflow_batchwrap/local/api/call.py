@@ -18,8 +18,11 @@ from airflow_batchwrap.local.wire.routes import Operation
 
 #: The largest page, and the usual one (Learn: list operations).
 PAGE = 1000
+#: How deep lists and objects of a request's body may be nested: three times what the deepest model needs.
+DEEPEST = 64
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
 @dataclass
@@ -89,11 +92,31 @@ class Call:
         """
         if optional and not self.raw.strip():
             return {}
+        return self.check(model, self.json())
+
+    def json(self) -> Any:
+        """The request's body, parsed.
+
+        :return: what it holds.
+        :raises BatchError: it is not JSON, or nested deeper than anything that means something.
+        """
         try:
-            parsed = json.loads(self.raw)
+            if max(self.raw.count(b"["), self.raw.count(b"{")) > DEEPEST and _depth(self.raw) > DEEPEST:
+                raise BatchError("InvalidRequestBody", f"The request body is nested more than {DEEPEST} deep.")
+            return json.loads(self.raw, parse_constant=_no_number)
         except (ValueError, RecursionError):
             raise BatchError("InvalidRequestBody", "The request body is not JSON.") from None
-        return schema.check(model, parsed)
+
+    def check(self, model: str, parsed: Any, path: str = "") -> dict[str, Any]:
+        """Check a part of the request's body as the request's api-version asks for it.
+
+        :param model: the model it has to fit.
+        :param parsed: the part.
+        :param path: where in the body it stands.
+        :return: the part to keep.
+        :raises BatchError: it does not fit.
+        """
+        return schema.check(model, parsed, path, lenient=self.query["api-version"] in schema.OLDER_VERSIONS)
 
     def pool(self) -> Pool:
         """The pool the path names.
@@ -271,6 +294,23 @@ class Call:
         for name, value in self.path.items():
             path = path.replace("{" + name + "}", quote(value, safe=""))
         return f"{self.base}{path}?{urlencode({**query, '$skiptoken': str(after)})}"
+
+
+def _no_number(text: str) -> None:
+    # NaN and the infinities: Python's idea of JSON, and nobody else's.
+    raise ValueError(text)
+
+
+def _depth(raw: bytes) -> int:
+    """How deep JSON is nested, or nearly: brackets within strings are told from others."""
+    deepest = depth = 0
+    for token in _BRACKETS.findall(raw):
+        if token in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"]}":
+            depth -= 1
+    return deepest
 
 
 def legal_id(value: str, where: str = "id") -> str:

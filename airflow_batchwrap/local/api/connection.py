@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from airflow_batchwrap.local.faults import Faults
-from airflow_batchwrap.local.wire.errors import BatchError
 
 #: The largest request line and headers, in bytes.
 HEAD_LIMIT = 64 * 1024
@@ -74,35 +70,3 @@ class Connection(HttpToolsProtocol):
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
-
-
-class Faulty:
-    """An application whose answers go wrong now and then.
-
-    :param app: the application.
-    :param faults: what goes wrong.
-    :param refuse: answers with an error in place of the application.
-    """
-
-    def __init__(self, app: ASGIApp, faults: Faults, refuse: Any) -> None:
-        self._app, self._faults, self._refuse = app, faults, refuse
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or do not."""
-        faults = self._faults
-        # All are drawn for each request, so that one kind's fate does not depend on another's rate.
-        busy, throttled, cut = faults.strikes("503"), faults.strikes("429"), faults.strikes("drop")
-        if cut and not faults.too_late():
-            scope[CUT]()
-        elif busy or throttled:
-            error = BatchError("ServerBusy" if busy else "TooManyRequests")
-            await self._refuse(scope, send, error, {"Retry-After": str(faults.retry_after)})
-        elif cut:
-
-            async def into_nothing(_: Any) -> None:
-                """Drop what would have been answered."""
-
-            await self._app(scope, receive, into_nothing)
-            scope[CUT]()
-        else:
-            await self._app(scope, receive, send)

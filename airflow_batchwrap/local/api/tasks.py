@@ -13,7 +13,7 @@ from airflow_batchwrap.local.control.jobs import forget
 from airflow_batchwrap.local.node.run import Outcome
 from airflow_batchwrap.local.node.transfer import TaskFailed
 from airflow_batchwrap.local.state.entities import Job, Task
-from airflow_batchwrap.local.wire import schema, times
+from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: a collection holds at most 100 tasks.
@@ -82,12 +82,12 @@ async def create_task_collection(call: Call) -> Reply:
     """Add up to 100 tasks; each succeeds or fails by itself."""
     job = open_job(call)
     try:
-        bodies = json.loads(call.raw)["value"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+        bodies = call.json()["value"]
+    except (KeyError, TypeError):
         raise BatchError("InvalidRequestBody", "The request body must hold a list 'value'.") from None
     if not isinstance(bodies, list) or len(bodies) > MOST_TASKS:
         raise BatchError("InvalidRequestBody", f"'value' must be a list of at most {MOST_TASKS} tasks.")
-    checked = [schema.check("BatchTaskCreateOptions", body, f"value[{index}]") for index, body in enumerate(bodies)]
+    checked = [call.check("BatchTaskCreateOptions", body, f"value[{index}]") for index, body in enumerate(bodies)]
     value: list[dict[str, Any]] = []
     for body in checked:
         name = body["id"]

@@ -87,7 +87,7 @@ class Scheduler:
         job.running += 1
         node.used += needed(task, node)
         task.pool_id, task.node_id = node.pool.id, node.id
-        run = Run(self._work(task, node), self._world.blobs, lambda child: self._started(task, child))
+        run = Run(self._work(task, node), self._world.blobs, lambda child: self._started(task, node, child))
         node.runs[task] = run
         if node.state == "idle":
             node.move("running")
@@ -105,9 +105,11 @@ class Scheduler:
         if task.last_retry == 0:
             task.last_retry = task.started
 
-    def _started(self, task: Task, child: Child) -> None:
+    def _started(self, task: Task, node: Node, child: Child) -> None:
         task.process = [child.pid, child.mark]
         self._world.store.touch(task)
+        if not node.dedicated and self._world.config.faults.strikes("preempt"):
+            asyncio.get_running_loop().call_soon(self._world.upkeep.preempt, node)
 
     async def _run(self, task: Task, node: Node, run: Run, part: NodeJob | None) -> None:
         outcome: Outcome | None = None

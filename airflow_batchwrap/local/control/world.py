@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
+from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.state.entities import Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.state.registry import Registry
@@ -39,6 +40,7 @@ class Config:
     :param capacity: how many nodes there are to be had, over all pools; None for as many as are wanted. More wait for
         others to go, until their pool's resize timeout.
     :param quota: how many nodes of either kind the account may have; None for as many as are wanted.
+    :param faults: what goes wrong on purpose.
     """
 
     data: Path
@@ -49,6 +51,7 @@ class Config:
     pace: Pace = INSTANT
     capacity: int | None = None
     quota: int | None = None
+    faults: Faults = field(default_factory=Faults)
 
     @property
     def nodes(self) -> Path:
@@ -74,7 +77,7 @@ class World:
         self.config = config
         self.store = store
         self.pace = config.pace
-        self.blobs = BlobClient()
+        self.blobs = BlobClient(config.faults)
         self.pools: Registry[Pool] = Registry()
         self.jobs: Registry[Job] = Registry()
         self.schedules: Registry[JobSchedule] = Registry()

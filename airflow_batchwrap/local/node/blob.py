@@ -13,6 +13,8 @@ from xml.parsers import expat
 
 import httpx
 
+from airflow_batchwrap.local.faults import Faults
+
 #: Tries of one transfer, and the pause before the second in seconds (doubled for each further one).
 TRIES = 4
 PAUSE = 0.2
@@ -61,9 +63,13 @@ def child(container_url: str, name: str, query: str = "") -> str:
 
 
 class BlobClient:
-    """Transfers, with a few tries each; what a client did wrong (4xx) is not tried again."""
+    """Transfers, with a few tries each; what a client did wrong (4xx) is not tried again.
 
-    def __init__(self) -> None:
+    :param faults: what goes wrong on purpose.
+    """
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
         # trust_env off: a node would not have this machine's proxies.
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(60, connect=10),
@@ -84,6 +90,8 @@ class BlobClient:
         :raises TransferError: it could not be had.
         :raises OSError: it could not be written.
         """
+        if self._faults.strikes("download"):
+            raise TransferError(503, url, "failed on purpose, as --faults asks")
         partial = target.with_name(f".{target.name[:200]}.part")
 
         async def attempt() -> None:

@@ -82,6 +82,7 @@ CODES: dict[str, tuple[int, str]] = {
     "TaskDependencyListTooLong": (400, "The ids a task depends on are longer than 64000 characters in all."),
     "TaskDependencyRangesTooLong": (400, "The list of id ranges a task depends on is too long."),
     "TaskDependenciesNotSpecifiedOnJob": (400, "The job does not have usesTaskDependencies set."),
+    "TooManyRequests": (429, "There are too many requests. Try again later."),
     "TooManyEnableAutoScaleRequests": (503, "Autoscale of one pool can be enabled once in 30 seconds."),
     "UnsupportedHttpVerb": (405, "The resource does not support this HTTP verb."),
     "UnsupportedQueryParameter": (400, "A query parameter is not supported for this operation."),
@@ -96,10 +97,17 @@ class BatchError(Exception):
     :param detail: a sentence to take the place of the code's own.
     :param values: named values shown beside the message.
     :param status: an HTTP status other than the code's own (304 for an unmet condition on GET).
+    :param retry_after: when to try again, in seconds.
     """
 
     def __init__(
-        self, code: str, detail: str | None = None, *, values: dict[str, str] | None = None, status: int | None = None
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        values: dict[str, str] | None = None,
+        status: int | None = None,
+        retry_after: int | None = None,
     ) -> None:
         self.code = code
         self.status, sentence = CODES[code]
@@ -107,6 +115,7 @@ class BatchError(Exception):
             self.status = status
         self.sentence = detail or sentence
         self.values = values or {}
+        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         super().__init__(f"{code}: {self.sentence}")
 
     def body(self, request_id: str, base_url: str = "") -> dict[str, Any]:

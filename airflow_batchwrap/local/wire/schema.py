@@ -35,6 +35,10 @@ def _property(text: str) -> Property:
 
 _RAW = json.loads((Path(__file__).parent / "schema.json").read_text())
 API_VERSION: str = _RAW["api_version"]
+#: What older clients speak (azure-batch 14.2, the Azure CLI, @azure/batch from npm); what is unknown of it is ignored.
+OLDER_VERSIONS = frozenset(
+    {"2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0"}
+)
 MODELS: dict[str, dict[str, Property]] = {
     model: {name: _property(text) for name, text in properties.items()} for model, properties in _RAW["models"].items()
 }
@@ -44,12 +48,13 @@ ENUMS: dict[str, dict[str, str]] = {
 }
 
 
-def check(model: str, body: Any, path: str = "") -> dict[str, Any]:
+def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> dict[str, Any]:
     """Check a body against a model, with numbers and enumerations brought to their usual form.
 
     :param model: the model's name.
     :param body: the parsed JSON.
     :param path: where in the request it stands, for the message.
+    :param lenient: leave out unknown properties instead of refusing them.
     :return: the body to keep; null properties are left out, as if they had not been sent.
     :raises BatchError: a property is unknown, missing or of the wrong type.
     """
@@ -62,14 +67,16 @@ def check(model: str, body: Any, path: str = "") -> dict[str, Any]:
             continue
         known = properties.get(name)
         where = f"{path}.{name}" if path else name
+        if known is None and lenient:
+            continue
         if known is None:
             raise BatchError("InvalidRequestBody", f"The property {where} does not exist.", values={"Name": where})
         if value is None or known.read_only:
             continue
         if not known.many:
-            kept[name] = _value(known, value, where)
+            kept[name] = _value(known, value, where, lenient)
         elif isinstance(value, list):
-            kept[name] = [_value(known, item, f"{where}[{index}]") for index, item in enumerate(value)]
+            kept[name] = [_value(known, item, f"{where}[{index}]", lenient) for index, item in enumerate(value)]
         else:
             raise _wrong(where, "a list")
     for name, known in properties.items():
@@ -85,10 +92,10 @@ def _wrong(where: str, wanted: str) -> BatchError:
     return BatchError("InvalidRequestBody", f"The property {where} must be {wanted}.", values={"Name": where})
 
 
-def _value(known: Property, value: Any, where: str) -> Any:
+def _value(known: Property, value: Any, where: str, lenient: bool) -> Any:
     kind = known.kind
     if kind == "@":
-        return check(known.name, value, where)
+        return check(known.name, value, where, lenient=lenient)
     if kind == "str":
         if not isinstance(value, str):
             raise _wrong(where, "a string")
