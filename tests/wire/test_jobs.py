@@ -209,7 +209,6 @@ def test_parallel_tasks_can_be_limited(wire: Wire, pool: str) -> None:
         ({"priority": 1001}, 400, "priority"),
         ({"max_parallel_tasks": 0}, 400, "maxParallelTasks"),
         ({"job_release_task": m.BatchJobReleaseTask(command_line="/bin/true")}, 400, "jobPreparationTask"),
-        ({"job_manager_task": m.BatchJobManagerTask(id="m", command_line="x")}, 501, "job manager"),
         (
             {
                 "job_preparation_task": m.BatchJobPreparationTask(command_line="x"),
