@@ -1,0 +1,256 @@
+"""What nodes are granted: the least, for a while; and that no key leaves Airflow."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+    from azure.core.credentials import AccessToken
+
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.local.runner import LocalService
+    from airflow_batchwrap.stack.azurite import AzuriteService
+
+MAKE = """
+    def do_action(engine, *args):
+        open("out.txt", "w").write(open("in.txt").read())
+        engine.add_file_to_upload("out.txt")
+        return ["x" * 60_000, *args]
+"""
+
+
+def granted(url: str) -> dict[str, str]:
+    return dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(url).query))
+
+
+def answer(method: str, url: str, data: bytes | None = None) -> int:
+    request = urllib.request.Request(url, data, {"x-ms-blob-type": "BlockBlob"}, method=method)
+    try:
+        with urllib.request.urlopen(request) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def with_path(url: str, more: str, query: str = "") -> str:
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(path=parts.path + more, query=query + parts.query))
+
+
+@pytest.fixture
+def entities(bench: Any, client: BatchClient, pool: str) -> Callable[[], list[Any]]:
+    """Return all that Batch holds of the bench's runs."""
+
+    def look() -> list[Any]:
+        jobs = [job for job in client.list_jobs() if job.id.startswith(bench.dag.dag_id)]
+        tasks = [task for job in jobs for task in client.list_tasks(job.id)]
+        return [*jobs, *tasks, client.get_pool(pool), *client.list_nodes(pool)]
+
+    return look
+
+
+def test_nodes_are_granted_the_least(
+    bench: Any,
+    pool: str,
+    client: BatchClient,
+    entities: Callable[[], list[Any]],
+    azurite: AzuriteService,
+    local_service: LocalService,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
+
+    bench.steps(_1_make=MAKE)
+    (bench.folder / "in.txt").write_text("the input")
+    set_up = bench.make(
+        UsePoolOperator, pool_id=pool, steps="steps", inputs="in.txt", job_wall_clock="2 days", sas_extra="3 h"
+    )
+    workspace = bench.run(set_up)
+    first = bench.make(RunBatchTaskOperator, step="1_make.py", workspace=workspace, step_timeout="1 h")
+    passed = bench.run(first)
+    second = bench.make(RunBatchTaskOperator, step="1_make.py", workspace=workspace, value=[passed], sas_extra="2 h")
+    again = bench.run(second)
+
+    job = client.get_job(workspace["job_id"])
+    assert job.job_preparation_task is not None
+    (brought,) = job.job_preparation_task.resource_files or []
+    tasks = {task.id: client.get_task(job.id, task.id) for task in client.list_tasks(job.id)}
+    one, other = (tasks[name] for name in sorted(tasks))
+    archive, value = other.resource_files or []
+    assert value.file_path is not None
+    reads = [
+        (brought.http_url, 51),
+        ((one.resource_files or [])[0].http_url, 25),
+        (archive.http_url, 26),
+        (value.http_url, 26),
+    ]
+    now = datetime.now(UTC)
+    for url, hours in reads:
+        given = granted(url or "")
+        assert (given["sp"], given["sr"]) == ("r", "b")
+        left = datetime.fromisoformat(given["se"]) - now
+        assert timedelta(hours=hours) - timedelta(minutes=5) < left <= timedelta(hours=hours)
+        assert answer("GET", str(url)) == 200
+        assert answer("PUT", str(url), b"x") == 403
+        assert answer("DELETE", str(url)) == 403
+    writes = {
+        str(file.destination.container.container_url) for file in other.output_files or [] if file.destination.container
+    }
+    (write,) = writes
+    given = granted(write)
+    assert (given["sr"], set(given["sp"])) == ("c", {"c", "w"})
+    assert urllib.parse.urlsplit(write).path.endswith(f"/{workspace['output_container']}")
+    assert answer("GET", with_path(write, "", "restype=container&comp=list&")) == 403
+    assert answer("PUT", with_path(write, "/mine.txt"), b"x") == 201
+    assert answer("GET", with_path(write, "/mine.txt")) == 403
+    assert answer("DELETE", with_path(write, "/mine.txt")) == 403
+    elsewhere = write.replace(f"/{workspace['output_container']}?", "/batchwrap-inputs/mine.txt?")
+    assert answer("PUT", elsewhere, b"x") == 403
+
+    told = "".join(capfd.readouterr()) + json.dumps([workspace, passed, again, bench.xcoms])
+    assert "sig=" not in told
+    batch = json.dumps([entity.as_dict() for entity in entities()], default=str)
+    assert "sig=" in batch  # so that what follows looks at the right thing
+    for key in (azurite.key, local_service.key):
+        assert key not in told
+        assert key not in batch
+
+
+def test_a_connection_that_is_a_sas_serves_too(
+    bench: Any, pool: str, azurite: AzuriteService, hook: BatchWrapHook, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
+
+    from airflow_batchwrap import FetchResultsOperator, RunBatchTaskOperator, UsePoolOperator
+
+    sas = generate_account_sas(
+        azurite.account,
+        azurite.key,
+        ResourceTypes(container=True, object=True),
+        AccountSasPermissions(read=True, write=True, list=True, create=True, add=True, delete=True),
+        datetime.now(UTC) + timedelta(hours=1),
+    )
+    conn = {"conn_type": "wasb", "login": azurite.account, "host": azurite.url, "extra": {"sas_token": sas}}
+    monkeypatch.setenv("AIRFLOW_CONN_WASB_DEFAULT", json.dumps(conn))
+    bench.steps(_1_make=MAKE)
+    (bench.folder / "in").mkdir()
+    for number in range(41):
+        (bench.folder / f"in/{number}.txt").write_text(str(number))
+    (bench.folder / "in/in.txt").write_text("the input")
+    workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool, steps="steps", inputs="in"))
+    work = bench.make(RunBatchTaskOperator, step="1_make.py", workspace=workspace, args=["a" * 5000])
+    passed = bench.run(work)
+    assert hook.value_of(passed)[1] == "a" * 5000
+    (file,) = bench.run(bench.make(FetchResultsOperator, workspace=workspace, to=tmp_path / "out"))
+    assert file["size"] == len("the input")
+    assert "sig=" not in json.dumps([workspace, passed, file])
+
+
+class Identity:
+    """An Entra ID identity: a token that Azurite looks into without asking who signed it."""
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        from azure.core.credentials import AccessToken
+
+        now = int(time.time())
+        claims = {
+            "aud": "https://storage.azure.com",
+            "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
+            "oid": "00000000-0000-0000-0000-000000000001",
+            "tid": "ab1f708d-50f6-404c-a006-d71b2ac7a606",
+            "nbf": now - 60,
+            "iat": now - 60,
+            "exp": now + 3600,
+        }
+        parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)] + [b"unsigned"]
+        token = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
+        return AccessToken(token, now + 3600)
+
+
+@pytest.fixture
+def azurite_with_identities(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Azurite over TLS, which takes tokens; its address and its certificate."""
+    from airflow_batchwrap.stack import azurite as stack
+
+    cert, log = certificate(tmp_path), tmp_path / "log"
+    command = [stack._node_binary(), stack.install() / stack._ENTRY, "--location", tmp_path / "data", "--loose"]
+    command += ["--skipApiVersionCheck", "--disableTelemetry", "--blobPort", "0", "--oauth", "basic"]
+    command += ["--cert", cert, "--key", cert.with_suffix(".key")]
+    with log.open("wb") as out:
+        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + 20
+        while not (found := re.search(r"https://127\.0\.0\.1:(\d+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield f"https://127.0.0.1:{found[1]}/{stack.ACCOUNT}", cert
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def certificate(folder: Path) -> Path:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    plain = serialization.NoEncryption()
+    (folder / "cert.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+    return folder / "cert.pem"
+
+
+def test_an_identity_signs_with_a_delegation_key(
+    azurite_with_identities: tuple[str, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from azure.storage.blob import BlobServiceClient
+
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    url, cert = azurite_with_identities
+    hook = BatchWrapHook()
+    hook.blobs = BlobServiceClient(url, credential=Identity(), connection_verify=str(cert))
+    hook.ensure_container("container")
+    ref = hook.upload_bytes("container", "deep/ü x.txt", b"content")
+    read, write = (
+        hook.sas_url(ref, timedelta(hours=1)),
+        hook.container_sas_url("container", timedelta(days=30), write=True),
+    )
+    assert granted(read)["skoid"]  # signed by a delegation key
+    assert granted(read)["sks"] == "b"
+    assert timedelta(days=6) < datetime.fromisoformat(granted(write)["se"]) - datetime.now(UTC) < timedelta(days=7)
+    assert "last 7 days at most, and 30 days" in "".join(capfd.readouterr())
+    # One key for all of them. (That Azurite takes them cannot be seen here: its newest format of such a signature is
+    # older than the one of azure-storage-blob.)
+    assert (cert.parent / "log").read_text().count("comp=userdelegationkey") == 1
