@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -297,10 +297,11 @@ def test_users_are_kept_and_cannot_log_in(wire: Wire, node: tuple[str, str]) -> 
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=2)
     client.replace_node_user(pool, name, "ada", m.BatchNodeUserReplaceOptions(expiry_time=soon, ssh_public_key="AAAA"))
     client.delete_node_user(pool, name, "ada")
-    for refused in (
+    calls: list[Callable[[], object]] = [
         lambda: client.delete_node_user(pool, name, "ada"),
         lambda: client.replace_node_user(pool, name, "ada", m.BatchNodeUserReplaceOptions(password="x")),
-    ):
+    ]
+    for refused in calls:
         with pytest.raises(HttpResponseError) as caught:
             refused()
         assert (caught.value.status_code, code_of(caught.value)) == (404, "NodeUserNotFound")
