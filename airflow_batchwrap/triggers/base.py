@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
 
 
+_LAST_LOOK = 5.0  # seconds that a look may take even where the deadline has passed meanwhile
 _PATIENCE = 5  # looks in a row that may fail in a way that nobody thought of
 
 
@@ -81,11 +82,15 @@ class WaitTrigger(BaseTrigger):
             client: BatchClient | None = None
             while True:
                 try:
-                    if client is None:
-                        client = await stack.enter_async_context(hook.async_batch())
-                    if (said := await self.look(hook, client)) is not None:
-                        return said
+                    # The client tries again by itself, for minutes where the service is busy.
+                    async with asyncio.timeout(max(self.deadline - time.time(), _LAST_LOOK)):
+                        if client is None:
+                            client = await stack.enter_async_context(hook.async_batch())
+                        if (said := await self.look(hook, client)) is not None:
+                            return said
                     unexpected = 0
+                except TimeoutError:
+                    self.log.warning("The Batch account did not answer before the deadline")
                 except TryAgain as error:  # a missed look fails nothing; the deadline does
                     self.log.warning("%s", error)
                 except BatchWrapError:
