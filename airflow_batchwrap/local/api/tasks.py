@@ -10,6 +10,7 @@ from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
 from airflow_batchwrap.local.api.jobs import open_job
 from airflow_batchwrap.local.api.pools import MOST_SLOTS
 from airflow_batchwrap.local.control.jobs import forget
+from airflow_batchwrap.local.control.nodes import MOST_NODES
 from airflow_batchwrap.local.node.run import Outcome
 from airflow_batchwrap.local.node.transfer import TaskFailed
 from airflow_batchwrap.local.state.entities import Job, Task
@@ -25,12 +26,8 @@ MOST_NAMES = 64_000
 def _prepare(job: Job, body: dict[str, Any]) -> None:
     checks.command(body)
     checks.output_files(body)
-    for name, feature in (
-        ("multiInstanceSettings", "multi-instance tasks"),
-    ):
-        if body.get(name):
-            raise checks.missing(name, feature)
     _dependencies(job, body)
+    _instances(body)
     checks.constraints(body, job.body["constraints"]["maxTaskRetryCount"])
     checks.user(body)
     body.setdefault("requiredSlots", 1)
@@ -40,6 +37,18 @@ def _prepare(job: Job, body: dict[str, Any]) -> None:
             raise checks.invalid("exitConditions.exitCodeRanges", "a range's start must not be above its end.")
     if job.body["onTaskFailure"] == "noaction" and "jobAction" in json.dumps(body.get("exitConditions", {})):
         raise checks.invalid("exitConditions", "a jobAction needs the job's onTaskFailure performExitOptionsJobAction.")
+
+
+def _instances(body: dict[str, Any]) -> None:
+    settings = body.get("multiInstanceSettings")
+    if settings is None:
+        return
+    number(settings, "numberOfInstances", 1, MOST_NODES)
+    if not settings["coordinationCommandLine"].strip():
+        raise checks.invalid("multiInstanceSettings.coordinationCommandLine", "it must not be empty.")
+    checks.resource_files(settings, "commonResourceFiles")
+    if "requiredSlots" in body:
+        raise checks.invalid("requiredSlots", "a multi-instance task has none.")
 
 
 def _dependencies(job: Job, body: dict[str, Any]) -> None:
@@ -145,6 +154,17 @@ async def delete_task(call: Call) -> Reply:
     await forget(call.world, task)
     await call.world.store.commit()
     return Reply()
+
+
+async def list_subtasks(call: Call) -> Reply:
+    """List a multi-instance task's subtasks, the primary left out; of any other task there are none."""
+    task = call.task()
+    await call.world.store.settle(task.uid)
+    names = call.selected()
+    value = [views.subtask(call.base, task, kept) for kept in task.subtasks or ()]
+    if names is not None:
+        value = [{name: part for name, part in one.items() if name in names} for one in value]
+    return Reply({"odata.metadata": f"{call.base}/$metadata#subtasks", "value": value})
 
 
 async def terminate_task(call: Call) -> Reply:

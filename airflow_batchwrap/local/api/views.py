@@ -117,7 +117,7 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "stateTransitionTime": iso(entity.since),
         "lastBootTime": iso(entity.booted),
         "allocationTime": iso(entity.created),
-        "ipAddress": f"10.0.{entity.index // 250}.{entity.index % 250 + 4}",
+        "ipAddress": entity.address,
         "affinityId": entity.id,
         "vmSize": body["vmSize"],
         "totalTasksRun": entity.tasks_run,
@@ -206,6 +206,41 @@ def _node_info(base: str, entity: Task) -> dict[str, Any] | None:
         "taskRootDirectory": directory,
         "taskRootDirectoryUrl": f"{node_url}/files/{directory}",
     }
+
+
+def subtask(base: str, task: Task, kept: dict[str, Any]) -> dict[str, Any]:
+    """A subtask of a multi-instance task.
+
+    :param base: the service's address.
+    :param task: the task.
+    :param kept: what is kept of the subtask.
+    :return: how it is shown.
+    """
+    directory = relative_task_directory(task.job.id, task.id)
+    node_url = f"{base}/pools/{task.pool_id}/nodes/{kept['nodeId']}"
+    result = ("failure" if kept.get("failure") else "success") if kept["state"] == "completed" else None
+    return _present(
+        {
+            "id": kept["id"],
+            "nodeInfo": {
+                "affinityId": kept["nodeId"],
+                "nodeUrl": node_url,
+                "poolId": task.pool_id,
+                "nodeId": kept["nodeId"],
+                "taskRootDirectory": directory,
+                "taskRootDirectoryUrl": f"{node_url}/files/{directory}",
+            },
+            "state": kept["state"],
+            "stateTransitionTime": iso(kept["since"]),
+            "previousState": kept.get("previous"),
+            "previousStateTransitionTime": _moment(kept.get("previousSince")),
+            "startTime": _moment(kept.get("started")),
+            "endTime": _moment(kept.get("ended")),
+            "exitCode": kept.get("exitCode"),
+            "failureInfo": kept.get("failure"),
+            "result": result,
+        }
+    )
 
 
 _TASK: dict[str, Callable[[str, Task], Any]] = {

@@ -9,7 +9,7 @@ from airflow_batchwrap.local.state.entities import Task
 
 
 def _conditions(task: Task) -> dict[str, Any]:
-    if b'"exitConditions"' not in task.body:
+    if b'"exitConditions":' not in task.body:
         return {}
     return dict(json.loads(task.body).get("exitConditions") or {})
 

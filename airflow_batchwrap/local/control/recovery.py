@@ -134,7 +134,7 @@ def _sweep(nodes: Path, known: set[str]) -> None:
 def _unplace(task: Task) -> None:
     if task.state in ("running", "preparing"):
         task.move("active")
-        task.pool_id = task.node_id = task.started = None
+        task.pool_id = task.node_id = task.started = task.subtasks = None
 
 
 def _recount(job: Job) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import environment, packages
+from airflow_batchwrap.local.node import environment, gang, packages
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.process import Child
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run, Work
@@ -53,14 +54,41 @@ class Scheduler:
         waiting.sort(key=lambda job: (-job.priority, job.uid))
         for job in waiting:
             while job.ready and (job.parallel < 0 or job.running < job.parallel):
+                if (waiting_gang := self._gang(pool, job)) is not None:
+                    several = self._gather(pool, waiting_gang)
+                    if several is None:
+                        # What is free is held for it until there are as many nodes as it needs.
+                        return
+                    self._place(waiting_gang, *several)
+                    continue
                 choice = self._choose(pool, job)
                 if choice is None:
                     break
                 self._place(*choice)
 
-    def _choose(self, pool: Pool, job: Job) -> tuple[Task, Node] | None:
+    def _gang(self, pool: Pool, job: Job) -> Task | None:
+        """The multi-instance task that is next, if one is, and could run here."""
+        # Learn: without inter-node communication, or with several slots, such a task is never scheduled.
+        gangs = job.ready.gangs() if pool.body["enableInterNodeCommunication"] and pool.slots == 1 else []
+        first = job.ready.first(pool.slots) if gangs else None
+        for task in gangs:
+            if first is not None and first.uid < task.uid:
+                return None
+            if len(self._candidates(pool, job)) >= instances(task):
+                return task
+        return None
+
+    def _candidates(self, pool: Pool, job: Job) -> list[Node]:
         barred = {node_id for node_id, part in job.nodes.items() if part.barred and _waits(job)}
-        free = [node for node in pool.nodes if node.usable and node.used < pool.slots and node.id not in barred]
+        return [node for node in pool.nodes if node.usable and node.id not in barred]
+
+    def _gather(self, pool: Pool, task: Task) -> list[Node] | None:
+        free = [node for node in self._candidates(pool, task.job) if node.used == 0]
+        wanted = instances(task)
+        return free[:wanted] if len(free) >= wanted else None
+
+    def _choose(self, pool: Pool, job: Job) -> tuple[Task, Node] | None:
+        free = [node for node in self._candidates(pool, job) if node.used < pool.slots]
         if not free:
             return None
         task = job.ready.first(max(pool.slots - node.used for node in free))
@@ -81,29 +109,75 @@ class Scheduler:
         pack = pool.body["taskSchedulingPolicy"]["nodeFillType"].lower() == "pack"
         return task, (max if pack else min)(fitting, key=lambda node: (node.used, -node.uid if pack else node.uid))
 
-    def _place(self, task: Task, node: Node) -> None:
-        job = task.job
+    def _place(self, task: Task, node: Node, *others: Node) -> None:
+        job, nodes = task.job, [node, *others]
         job.ready.remove(task)
         job.running += 1
-        node.used += needed(task, node)
         task.pool_id, task.node_id = node.pool.id, node.id
-        run = Run(self._work(task, node), self._world.blobs, lambda child: self._started(task, node, child))
-        node.runs[task] = run
-        if node.state == "idle":
-            node.move("running")
-            self._world.store.touch(node)
-        part = self._node_job(job, node)
-        if part is not None and not part.prepared and _waits(job):
+        run = self._new_run(task, nodes)
+        for one in nodes:
+            one.used += needed(task, one)
+            one.runs[task] = run
+            one.recent.append(task)
+            if one.state == "idle":
+                one.move("running")
+                self._world.store.touch(one)
+        parts = [part for one in nodes if (part := self._node_job(job, one)) is not None]
+        if _waits(job) and not all(part.prepared for part in parts):
             self._world.shift(task, "preparing")
         else:
             self._begin(task)
-        self._world.spawn(self._run(task, node, run, part))
+        self._world.spawn(self._run(task, nodes, run, parts))
+
+    def _new_run(self, task: Task, nodes: list[Node]) -> Run:
+        first, world = nodes[0], self._world
+        if b'"multiInstanceSettings":' not in task.body:
+            return Run(self._work(task, first), world.blobs, lambda child: self._started(task, first, child))
+        settings = json.loads(task.body)["multiInstanceSettings"]
+        addresses = [node.address for node in nodes]
+        works = []
+        for index, node in enumerate(nodes):
+            work = self._work(task, node)
+            shared = gang.variables(addresses, index, str(work.directory))
+            works.append(replace(work, variables={**shared, **work.variables}))
+        coordination = [
+            Work(
+                settings["coordinationCommandLine"],
+                work.directory,
+                work.root,
+                work.variables,
+                settings.get("commonResourceFiles", []),
+                beside=True,
+            )
+            for work in works
+        ]
+        task.subtasks = [
+            {"id": index, "nodeId": node.id, "state": "preparing", "since": times.now()}
+            for index, node in enumerate(nodes)
+            if index
+        ]
+        return gang.Gang(
+            works[0],
+            coordination,
+            world.blobs,
+            lambda child: self._started(task, first, child),
+            lambda index, outcome: self._coordinated(task, index, outcome),
+        )
+
+    def _coordinated(self, task: Task, index: int, outcome: Outcome) -> None:
+        if index and task.subtasks is not None and not self._world.stopping:
+            now, subtask = times.now(), task.subtasks[index - 1]
+            subtask |= {"previous": subtask["state"], "previousSince": subtask["since"], "state": "completed"}
+            subtask |= {"since": now, "ended": now, "exitCode": outcome.exit_code, "failure": outcome.failure}
+            self._world.store.touch(task)
 
     def _begin(self, task: Task) -> None:
         self._world.shift(task, "running")
         task.started, task.ended = times.now(), None
         if task.last_retry == 0:
             task.last_retry = task.started
+        for subtask in task.subtasks or ():
+            subtask |= {"state": "running", "since": task.started, "started": task.started}
 
     def _started(self, task: Task, node: Node, child: Child) -> None:
         task.process = [child.pid, child.mark]
@@ -111,31 +185,33 @@ class Scheduler:
         if not node.dedicated and self._world.config.faults.strikes("preempt"):
             asyncio.get_running_loop().call_soon(self._world.upkeep.preempt, node)
 
-    async def _run(self, task: Task, node: Node, run: Run, part: NodeJob | None) -> None:
+    async def _run(self, task: Task, nodes: list[Node], run: Run, parts: list[NodeJob]) -> None:
         outcome: Outcome | None = None
-        if part is not None:
+        for part, node in zip(parts, nodes, strict=False):
             if part.done.is_set() and not part.prepared and not part.barred:
                 part.done.clear()
                 self._world.spawn(self._prepare(part, node))
-            if task.state == "preparing":
+        if task.state == "preparing":
+            for part in parts:
                 await _either(part.done, run.stopped)
-                if run.reason is None and part.prepared:
-                    self._begin(task)
+            if run.reason is None and all(part.prepared for part in parts):
+                self._begin(task)
         if task.state == "running":
             outcome = await run.execute()
         run.over.set()
         if self._world.stopping:
             return
-        self._leave(task, node)
+        for node in nodes:
+            self._leave(task, node)
+        task.job.running -= 1
         if run.reason != "discard":
             self._settle(task, run, outcome)
-        self.kick(node.pool.id)
+        self.kick(nodes[0].pool.id)
         self._world.job_control.task_ended(task, outcome)
 
     def _leave(self, task: Task, node: Node) -> None:
         node.runs.pop(task, None)
         node.used -= needed(task, node)
-        task.job.running -= 1
         if node.state == "running" and not node.runs:
             node.move(node.resting)
             self._world.store.touch(node)
@@ -164,7 +240,7 @@ class Scheduler:
 
     def _again(self, task: Task) -> None:
         self._world.shift(task, "active")
-        task.pool_id = task.node_id = task.started = None
+        task.pool_id = task.node_id = task.started = task.subtasks = None
         self.queue(task)
 
     def add(self, job: Job, name: str, body: dict[str, Any]) -> Task:
@@ -358,6 +434,15 @@ def needed(task: Task, node: Node) -> int:
     """
     manager = _manager(task)
     return node.pool.slots if manager is not None and manager["runExclusive"] else task.slots
+
+
+def instances(task: Task) -> int:
+    """How many nodes a multi-instance task needs.
+
+    :param task: the task.
+    :return: the number (Learn: MultiInstanceSettings.numberOfInstances, 1 by default).
+    """
+    return int(json.loads(task.body)["multiInstanceSettings"].get("numberOfInstances", 1))
 
 
 def finish(execution: Execution, outcome: Outcome) -> None:

@@ -3,7 +3,9 @@
 A program of its own, of the standard library alone: small, so that starting a process from it is cheap. It is asked by
 lines of JSON on a socket, and answers on it; it ends when the socket does, and leaves its commands alone then.
 
-    asked     [number, arguments, environment, directory, make]    start a command; make its directories first
+    asked     [number, arguments, environment, directory, make, how]
+                                    start a command; make its directories first
+                                    how: "linger" leaves its group alone when it ends, "append" keeps earlier output
               [process id]                                         kill a command's process group
     answered  [number, "started", process id, start mark]
               [number, "failed", error number, what failed]        what: "directory", "program", "start"
@@ -48,6 +50,7 @@ class Launcher:
         # It was passed on to this program, and goes no further.
         control.set_inheritable(False)
         self._running: dict[int, int] = {}
+        self._lingering: set[int] = set()
         self._answers: list[bytes] = []
         self._null = os.open(os.devnull, os.O_RDONLY)
         # What Python and the service ignore or handle is as usual for a command.
@@ -90,9 +93,11 @@ class Launcher:
             self._answer([line[0], "failed", failed.number, failed.what])
             return
         self._running[pid] = line[0]
+        if line[5] == "linger":
+            self._lingering.add(pid)
         self._answer([line[0], "started", pid, start_mark(pid)])
 
-    def _start(self, arguments: list[str], environment: dict[str, str], directory: str, make: bool) -> int:
+    def _start(self, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str) -> int:
         working = directory + "/wd"
         files: list[int] = []
         try:
@@ -101,7 +106,7 @@ class Launcher:
             # The command is started from where it is to work: a child cannot be told to go there.
             os.chdir(working)
             for name in ("stdout.txt", "stderr.txt"):
-                mode = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+                mode = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if how == "append" else os.O_TRUNC)
                 files.append(os.open(f"{directory}/{name}", mode, 0o666))
         except OSError as error:
             for file in files:
@@ -142,15 +147,16 @@ class Launcher:
     def _reap(self) -> None:
         for pid in list(self._running) if not hasattr(os, "waitid") else self._ended():
             # The leader is a zombie until it is waited for, so its group's number cannot have been given away yet.
-            if hasattr(os, "waitid"):
+            if hasattr(os, "waitid") and pid not in self._lingering:
                 _kill_group(pid)
             try:
                 found, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 found, status = pid, 0
             if found:
-                if not hasattr(os, "waitid"):
+                if not hasattr(os, "waitid") and pid not in self._lingering:
                     _kill_group(pid)
+                self._lingering.discard(pid)
                 code = os.waitstatus_to_exitcode(status)
                 self._answer([self._running.pop(pid), "ended", code if code >= 0 else 128 - code])
 

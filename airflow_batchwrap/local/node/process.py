@@ -119,13 +119,16 @@ class Helper(asyncio.Protocol):
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
 
-    async def start(self, arguments: list[str], environment: dict[str, str], directory: Path, make: bool) -> Child:
+    async def start(
+        self, arguments: list[str], environment: dict[str, str], directory: Path, make: bool, how: str = ""
+    ) -> Child:
         """Start a command with no shell; its output goes straight into plain files, readable while it runs.
 
         :param arguments: program and arguments; the program is looked up in the environment's PATH.
         :param environment: all of the command's environment.
         :param directory: the task's directory; the command works in its ``wd``.
         :param make: make these directories first.
+        :param how: ``linger`` leaves what it started running when it ends, ``append`` keeps the output of earlier ones.
         :return: the running command.
         :raises DirectoryFailed: the directories could not be made: they are there, or cannot be.
         :raises ProgramNotFound: there is no such program.
@@ -138,7 +141,7 @@ class Helper(asyncio.Protocol):
         self._number += 1
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked[self._number] = answer
-        transport.write(_line([self._number, arguments, environment, str(directory), make]))
+        transport.write(_line([self._number, arguments, environment, str(directory), make, how]))
         return await answer
 
     def kill(self, pid: int) -> None:

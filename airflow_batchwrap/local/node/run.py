@@ -33,6 +33,8 @@ class Work:
     :param wall_clock: how long it may take, downloads included, in seconds.
     :param keep: leave what an earlier run left in the directory.
     :param bring: brings what else it needs, before the resource files; called in a thread, may raise `TaskFailed`.
+    :param beside: the resource files go beside the working directory, not into it.
+    :param how: as of `process.Helper.start`.
     """
 
     command: str
@@ -44,6 +46,8 @@ class Work:
     wall_clock: float = NO_LIMIT
     keep: bool = False
     bring: Callable[[], None] | None = None
+    beside: bool = False
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ class Run:
             make = not (work.resource_files or work.keep)
             if not make:
                 working = layout.make_task(work.directory, keep=work.keep)
-                await self._while_transferring(transfer.fetch(self._blobs, work.resource_files, working))
+                target = work.directory if work.beside else working
+                await self._while_transferring(transfer.fetch(self._blobs, work.resource_files, target))
             if self.reason is None:
                 exit_code = await self._command(work, make)
             failure = self._failure(exit_code)
@@ -191,13 +196,13 @@ class Run:
         try:
             arguments = environment.split(work.command)
             try:
-                return await process.HELPER.start(arguments, work.variables, work.directory, make)
+                return await process.HELPER.start(arguments, work.variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
                 if error.errno != errno.EEXIST:
                     raise
                 # Left by an earlier run on this node.
                 await asyncio.to_thread(layout.make_task, work.directory)
-                return await process.HELPER.start(arguments, work.variables, work.directory, False)
+                return await process.HELPER.start(arguments, work.variables, work.directory, False, work.how)
         except process.ProgramNotFound:
             raise TaskFailed(
                 "CommandProgramNotFound", "The specified command program is not found", CommandProgram=arguments[0]

@@ -50,7 +50,7 @@ class Dependencies:
         :param task: the task.
         :return: whether it waits; `satisfy` gives it back when it no longer does.
         """
-        if b'"dependsOn"' not in task.body:
+        if b'"dependsOn":' not in task.body:
             return False
         waiting = _Waiting(task, json.loads(task.body).get("dependsOn") or {}, self._revision)
         return not self._advance(waiting)

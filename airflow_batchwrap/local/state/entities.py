@@ -232,6 +232,11 @@ class Node(Entity):
         return "idle" if self.scheduling == "enabled" else "offline"
 
     @property
+    def address(self) -> str:
+        """Its private address: one of this machine's own, so that the commands of a pool's nodes reach each other."""
+        return f"127.{1 + self.pool.uid % 250}.{self.index // 250}.{self.index % 250 + 4}"
+
+    @property
     def usable(self) -> bool:
         """Whether the scheduler may place tasks here."""
         return self.state in ("idle", "running") and self.scheduling == "enabled" and not self.draining

@@ -16,21 +16,25 @@ class Ready:
     does not leave slots empty. A task that left (deleted, terminated) is skipped when it comes up.
     """
 
-    __slots__ = ("_queues", "_waiting")
+    __slots__ = ("_gangs", "_queues", "_waiting")
 
     def __init__(self) -> None:
         self._queues: dict[int, list[int]] = {}
         self._waiting: dict[int, Task] = {}
+        #: Those that need several nodes at once.
+        self._gangs: dict[int, Task] = {}
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._gangs)
 
     def add(self, task: Task) -> None:
         """Queue a task by its number, so that one that comes back stands where it stood.
 
         :param task: the task.
         """
-        if task.uid not in self._waiting:
+        if b'"multiInstanceSettings":' in task.body:
+            self._gangs[task.uid] = task
+        elif task.uid not in self._waiting:
             self._waiting[task.uid] = task
             heapq.heappush(self._queues.setdefault(task.slots, []), task.uid)
 
@@ -40,6 +44,14 @@ class Ready:
         :param task: the task.
         """
         self._waiting.pop(task.uid, None)
+        self._gangs.pop(task.uid, None)
+
+    def gangs(self) -> list[Task]:
+        """The tasks that need several nodes at once.
+
+        :return: them, oldest first; they stay queued.
+        """
+        return [self._gangs[uid] for uid in sorted(self._gangs)]
 
     def first(self, slots: int) -> Task | None:
         """The oldest task that needs no more slots than these.
