@@ -1,0 +1,219 @@
+"""Pools that do not get what they want at once: time, quota, capacity, spot nodes; and what they have used."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from azure.batch import models as m
+from azure.core.exceptions import HttpResponseError
+
+if TYPE_CHECKING:
+    from tests.wire.conftest import Wire
+
+
+@pytest.fixture(scope="module")
+def scarce(services: Callable[..., Wire], tmp_path_factory: pytest.TempPathFactory) -> Wire:
+    """A service with few nodes, on which five minutes pass in a fifth of a second."""
+    data: Path = tmp_path_factory.mktemp("scarce")
+    return services(data / "data", "--time-scale", "1500", "--capacity", "5", "--quota", "4")
+
+
+def steady(wire: Wire, name: str) -> m.BatchPool:
+    """The pool, once its allocation is steady."""
+    found = wire.until(lambda: p if (p := wire.client.get_pool(name)).allocation_state == "steady" else None, 30)
+    assert found is not None
+    return found
+
+
+def errors(pool: m.BatchPool) -> list[str]:
+    """The codes of the pool's resize errors."""
+    return [str(error.code) for error in pool.resize_errors or []]
+
+
+def gone(wire: Wire, *pools: str) -> None:
+    """Delete pools."""
+    for name in pools:
+        wire.client.begin_delete_pool(name, polling_interval=0).wait()
+
+
+def make(wire: Wire, dedicated: int, spot: int = 0, minutes: int = 5, **more: Any) -> str:
+    """A pool, whose nodes may not all come."""
+    name = wire.name("pool")
+    timeout = datetime.timedelta(minutes=minutes)
+    wire.client.create_pool(
+        wire.pool_options(name, dedicated, target_low_priority_nodes=spot, resize_timeout=timeout, **more)
+    )
+    return name
+
+
+def test_nodes_beyond_quota_and_capacity_do_not_come(scarce: Wire) -> None:
+    name = make(scarce, 5, 2)
+    pool = steady(scarce, name)
+    assert errors(pool) == ["AccountCoreQuotaReached", "AllocationTimedout"]
+    assert (pool.target_dedicated_nodes, pool.current_dedicated_nodes) == (5, 4)
+    assert (pool.target_low_priority_nodes, pool.current_low_priority_nodes) == (2, 1)
+    assert pool.allocation_state_transition_time is not None
+    assert pool.creation_time is not None
+    assert pool.allocation_state_transition_time - pool.creation_time >= datetime.timedelta(seconds=0.2)
+    # Another resize forgets the errors.
+    options = m.BatchPoolResizeOptions(target_dedicated_nodes=1, target_low_priority_nodes=0)
+    scarce.client.begin_resize_pool(name, options, polling_interval=0).wait()
+    assert errors(steady(scarce, name)) == []
+    gone(scarce, name)
+
+
+def test_resize_waits_for_nodes_of_others_until_it_is_stopped(scarce: Wire) -> None:
+    first, day = make(scarce, 4, 1), 24 * 60
+    scarce.nodes(first, 5, "idle")
+    second = make(scarce, 0, 3, minutes=day)
+    pool = scarce.client.get_pool(second)
+    assert (pool.allocation_state, pool.current_low_priority_nodes) == ("resizing", 0)
+    scarce.client.begin_resize_pool(
+        first, m.BatchPoolResizeOptions(target_low_priority_nodes=0), polling_interval=0
+    ).wait()
+    scarce.until(lambda: scarce.client.get_pool(second).current_low_priority_nodes == 1)
+    assert scarce.client.get_pool(second).allocation_state == "resizing"
+    scarce.client.begin_stop_pool_resize(second, polling_interval=0).wait()
+    pool = steady(scarce, second)
+    assert errors(pool) == ["ResizeStopped"]
+    assert (pool.target_low_priority_nodes, pool.current_low_priority_nodes) == (1, 1)
+    gone(scarce, first, second)
+
+
+def test_pool_that_waits_for_nodes_can_be_deleted(scarce: Wire) -> None:
+    name = make(scarce, 3, 3, minutes=24 * 60)
+    scarce.until(lambda: scarce.client.get_pool(name).current_low_priority_nodes == 2)
+    gone(scarce, name)
+    assert name not in [pool.id for pool in scarce.client.list_pools()]
+
+
+def test_resize_timeout_has_a_least(wire: Wire) -> None:
+    with pytest.raises(HttpResponseError) as caught:
+        make(wire, 1, minutes=4)
+    assert caught.value.status_code == 400
+    assert "resizeTimeout" in str(caught.value)
+
+
+def test_times_pass_as_on_azure(services: Callable[..., Wire], tmp_path: Path) -> None:
+    scale = 100
+    wire = services(tmp_path / "data", "--profile", "azure", "--time-scale", str(scale))
+    name = make(wire, 1)
+    assert wire.client.get_pool(name).allocation_state == "resizing"
+    assert list(wire.client.list_nodes(name)) == []
+    pool = steady(wire, name)
+    (node,) = wire.nodes(name, 1, "idle")
+
+    def within(first: datetime.datetime | None, last: datetime.datetime | None, seconds: float) -> bool:
+        assert first is not None
+        assert last is not None
+        # How much later it may be is up to this machine.
+        return seconds / scale <= (last - first).total_seconds() <= seconds / scale + 5
+
+    assert within(pool.creation_time, pool.allocation_state_transition_time, 72)
+    assert within(node.allocation_time, node.state_transition_time, 20)
+    done = wire.run(wire.job(name), "/bin/true")
+    assert done.execution_info is not None
+    assert within(done.creation_time, done.execution_info.start_time, 0.85)
+    wire.service.stop()
+
+
+def test_preempted_node_gives_its_task_back_and_is_replaced(services: Callable[..., Wire], tmp_path: Path) -> None:
+    # With this seed the first command costs a spot node its life, and the next three do not.
+    wire = services(tmp_path / "data", "--faults", "seed=6,preempt=0.5")
+    name = make(wire, 1, 1)
+    before = {node.id: node for node in wire.nodes(name, 2, "idle")}
+    lost = next(node for node in before.values() if not node.is_dedicated).id
+    kept = next(node for node in before.values() if node.is_dedicated).id
+    job = wire.job(name)
+    wire.client.disable_node_scheduling(
+        name, kept, m.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option="requeue")
+    )
+    task = wire.add(job, "/bin/sh -c 'echo $AZ_BATCH_NODE_IS_DEDICATED; sleep 0.1'")
+    wire.until(lambda: wire.client.get_node(name, lost).state == "preempted")
+    # It lingers in the pool for a while.
+    pool = wire.client.get_pool(name)
+    assert (pool.current_low_priority_nodes, pool.allocation_state) == (1, "steady")
+    counts = {one.pool_id: one for one in wire.client.list_pool_node_counts()}[name]
+    assert counts.low_priority is not None
+    assert counts.low_priority.preempted == 1
+    done = wire.state(job, task, "completed")
+    assert done.execution_info is not None
+    assert (done.execution_info.result, done.execution_info.requeue_count) == ("success", 1)
+    assert done.execution_info.retry_count == 0
+    assert wire.text(job, task) == "false\n"
+    nodes = {node.id: node for node in wire.client.list_nodes(name)}
+    assert lost not in nodes
+    assert kept in nodes
+    assert len(nodes) == 2
+    assert not wire.root(lost).exists()
+    wire.service.stop()
+
+
+def test_node_that_keeps_data_goes_when_it_need_not_any_longer(wire: Wire) -> None:
+    name = wire.pool(1)
+    job = wire.job(name)
+    keep = m.BatchTaskConstraints(retention_time=datetime.timedelta(seconds=1.5))
+    done = wire.run(job, "/bin/true", constraints=keep)
+    assert done.execution_info is not None
+    assert done.execution_info.end_time is not None
+    options = m.BatchPoolResizeOptions(target_dedicated_nodes=0, node_deallocation_option="retaineddata")
+    wire.client.begin_resize_pool(name, options)
+    waiting = wire.client.get_pool(name)
+    assert (waiting.allocation_state, waiting.current_dedicated_nodes) == ("resizing", 1)
+    late = wire.add(job, "/bin/true")
+    pool = steady(wire, name)
+    assert pool.current_dedicated_nodes == 0
+    assert pool.allocation_state_transition_time is not None
+    assert pool.allocation_state_transition_time - done.execution_info.end_time >= datetime.timedelta(seconds=1.5)
+    assert wire.client.get_task(job, late).state == "active"
+    wire.client.begin_delete_job(job, polling_interval=0).wait()
+    gone(wire, name)
+
+
+def test_what_nodes_were_outlives_a_restart(own: Callable[[], Wire]) -> None:
+    wire = own()
+    name = wire.pool(2)
+    first, second = (node.id for node in wire.nodes(name, 2, "idle"))
+    options: Any = {"nodeDeallocateOption": "requeue"}
+    wire.client.create_node_user(name, second, m.BatchNodeUserCreateOptions(name="ada"))
+    wire.client.begin_deallocate_node(name, first, options, polling_interval=0).wait()
+    wire.client.disable_node_scheduling(
+        name, second, m.BatchNodeDisableSchedulingOptions(node_disable_scheduling_option="requeue")
+    )
+    wire.service.stop()
+    wire = own()
+    assert wire.client.get_node(name, first).state == "deallocated"
+    wire.until(lambda: wire.client.get_node(name, second).state == "offline")
+    wire.client.enable_node_scheduling(name, second)
+    with pytest.raises(HttpResponseError) as caught:
+        wire.client.create_node_user(name, second, m.BatchNodeUserCreateOptions(name="ada"))
+    assert caught.value.status_code == 409
+    wire.client.begin_start_node(name, first, polling_interval=0).wait()
+    wire.nodes(name, 2, "idle")
+
+
+def test_usage_and_statistics_tell_the_time_of_nodes(wire: Wire) -> None:
+    name = wire.pool(1)
+    expanded = wire.client.get_pool(name, expand=["stats"])
+    assert expanded.pool_statistics is not None
+    assert expanded.pool_statistics.usage_statistics is not None
+    assert expanded.pool_statistics.usage_statistics.dedicated_core_time > datetime.timedelta(0)
+    assert wire.client.get_pool(name).pool_statistics is None
+    hour = datetime.datetime.now(datetime.UTC).replace(minute=0, second=0, microsecond=0)
+    hours: Any = {"start_time": hour - datetime.timedelta(hours=1), "end_time": hour + datetime.timedelta(hours=2)}
+    before = {one.pool_id: one for one in wire.client.list_pool_usage_metrics(**hours)}[name]
+    assert before.vm_size == "Standard_D2s_v3"
+    assert before.total_core_hours > 0
+    assert (before.end_time - before.start_time) == datetime.timedelta(hours=1)
+    wire.client.begin_resize_pool(name, m.BatchPoolResizeOptions(target_dedicated_nodes=0), polling_interval=0).wait()
+    wire.nodes(name, 0)
+    # The time of a node that is gone still counts.
+    after = {one.pool_id: one for one in wire.client.list_pool_usage_metrics(**hours)}[name]
+    assert after.total_core_hours >= before.total_core_hours
+    # By default the last whole hour, in which there was no pool.
+    assert name not in [one.pool_id for one in wire.client.list_pool_usage_metrics()]
+    gone(wire, name)
