@@ -92,12 +92,23 @@ def command(body: dict[str, Any]) -> None:
     :param body: the task's body.
     :raises BatchError: something cannot be.
     """
-    if not body["commandLine"].strip() or "\0" in body["commandLine"]:
+    contained = "containerSettings" in body
+    # In a container it may be empty: the image has a command of its own.
+    if not (body["commandLine"].strip() or contained) or "\0" in body["commandLine"]:
         raise invalid("commandLine", "it must not be empty.")
-    if "containerSettings" in body:
-        raise missing("containerSettings", "containers")
+    if contained:
+        _container(body["containerSettings"])
     environment(body)
     resource_files(body)
+
+
+def _container(settings: dict[str, Any]) -> None:
+    if not settings["imageName"].strip() or settings["imageName"].startswith("-"):
+        raise invalid("containerSettings.imageName", "it must name an image.")
+    if "identityReference" in settings.get("registry", {}):
+        raise missing("containerSettings.registry", "managed identities")
+    # The engine has its own log-ins, and a password is never shown.
+    settings.get("registry", {}).pop("password", None)
 
 
 def constraints(body: dict[str, Any], retries: int = 0) -> None:

@@ -34,10 +34,11 @@ def _prepare(body: dict[str, Any]) -> None:
             "The required property virtualMachineConfiguration is missing.",
             values={"Name": "virtualMachineConfiguration"},
         )
-    if body["virtualMachineConfiguration"].get("containerConfiguration"):
-        raise checks.missing("containerConfiguration", "containers")
-    if body.get("mountConfiguration"):
-        raise checks.missing("mountConfiguration", "mounts")
+    for registry in (
+        body["virtualMachineConfiguration"].get("containerConfiguration", {}).get("containerRegistries", ())
+    ):
+        # The container engine has its own log-ins, and a password is never shown.
+        registry.pop("password", None)
     _resize_timeout(body)
     body.setdefault("resizeTimeout", "PT15M")
     body.setdefault("taskSlotsPerNode", 1)

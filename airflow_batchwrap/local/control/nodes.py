@@ -12,7 +12,7 @@ from typing import Any
 from airflow_batchwrap.local.control import usage
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import agentlog, environment, layout, packages, process
+from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages, process
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.state.entities import Execution, Node, Pool
 from airflow_batchwrap.local.wire import times
@@ -234,11 +234,11 @@ class Nodes:
 
         :return: whether it still is the start that was begun.
         """
-        failure = await self.deploy(node, node.pool.body.get("applicationPackageReferences", []))
+        failure = await self._bring(node, node.pool.body)
         if node.booted != mark or node.state != "starting":
             return False
         if failure is not None:
-            agentlog.write(self._world.root(node), f"an application package could not be deployed: {failure}")
+            agentlog.write(self._world.root(node), failure)
             node.move("unusable")
             return True
         body = node.pool.body.get("startTask")
@@ -259,19 +259,17 @@ class Nodes:
             self._world.spawn(self._start_task(node, body))
         return True
 
-    async def deploy(self, node: Node, references: list[dict[str, Any]]) -> str | None:
-        """Bring application packages to a node.
-
-        :param node: the node.
-        :param references: the packages.
-        :return: what went wrong; None where they are all there.
-        """
-        if references:
+    async def _bring(self, node: Node, body: dict[str, Any]) -> str | None:
+        """Bring to a node what its pool says; what went wrong, if anything did."""
+        if body.get("mountConfiguration"):
+            # Better no node than one on which tasks find an empty directory.
+            return "the local Batch service cannot mount anything"
+        if references := body.get("applicationPackageReferences"):
             data, root = self._world.config.data, self._world.root(node)
             try:
                 await asyncio.to_thread(packages.deploy, data, root, references)
             except packages.FAULTS as error:
-                return str(error)
+                return f"an application package could not be deployed: {error}"
         return None
 
     async def _wait(self, share: float) -> None:
@@ -286,8 +284,10 @@ class Nodes:
         directory = root / "startup"
         variables = self._world.scheduler.node_variables(node) | environment.of_task(directory)
         variables |= environment.settings(body.get("environmentSettings"))  # type: ignore[arg-type]
-        files = body.get("resourceFiles", [])
-        work = Work(str(body["commandLine"]), directory, root, variables, files, keep=True)  # type: ignore[arg-type]
+        files: Any = body.get("resourceFiles", [])
+        settings: Any = body.get("containerSettings")
+        contained = container.of_task(settings, directory, root, None, supported=node.pool.contains)
+        work = Work(str(body["commandLine"]), directory, root, variables, files, keep=True, container=contained)
         while node.state != "leavingpool":
             node.start_run = Run(work, self._world.blobs)
             self._world.store.touch(node)

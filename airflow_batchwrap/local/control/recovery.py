@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import layout, process
+from airflow_batchwrap.local.node import container, layout, process
 from airflow_batchwrap.local.state.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
@@ -68,6 +68,8 @@ async def kill_leftovers(world: World) -> None:
                 if task.process:
                     process.kill_recorded(int(task.process[0]), float(task.process[1]))
         process.kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+        if any(pool.contains for pool in world.pools):
+            container.remove_all(world.config.nodes)
 
     await asyncio.to_thread(kill)
 

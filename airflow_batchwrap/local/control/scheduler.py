@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import environment, gang, packages
+from airflow_batchwrap.local.node import container, environment, gang, packages
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.process import Child
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run, Work
@@ -373,6 +374,7 @@ class Scheduler:
             variables,
             body.get("resourceFiles", []),
             wall_clock=times.parse_duration(wall_clock),
+            container=self._container(job, node, body, directory),
         )
 
     def node_variables(self, node: Node) -> dict[str, str]:
@@ -416,7 +418,14 @@ class Scheduler:
             body.get("outputFiles", []),
             times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
             bring=bring,
+            container=self._container(job, node, body, directory),
         )
+
+    def _container(self, job: Job, node: Node, body: dict[str, Any], directory: Path) -> container.Container | None:
+        root = self._world.root(node)
+        preparation = _preparation(job, root)["AZ_BATCH_JOB_PREP_DIR"] if "jobPreparationTask" in job.body else None
+        settings = body.get("containerSettings")
+        return container.of_task(settings, directory, root, preparation, supported=node.pool.contains)
 
 
 def _manager(task: Task) -> dict[str, Any] | None:

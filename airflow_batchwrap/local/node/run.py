@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.node import environment, layout, process, transfer
+from airflow_batchwrap.local.node import container, environment, layout, process, transfer
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
@@ -35,6 +35,7 @@ class Work:
     :param bring: brings what else it needs, before the resource files; called in a thread, may raise `TaskFailed`.
     :param beside: the resource files go beside the working directory, not into it.
     :param how: as of `process.Helper.start`.
+    :param container: the container the command runs in; None for none.
     """
 
     command: str
@@ -48,6 +49,7 @@ class Work:
     bring: Callable[[], None] | None = None
     beside: bool = False
     how: str = ""
+    container: container.Container | None = None
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,13 @@ class Run:
 
     async def _command(self, work: Work, make: bool) -> int | None:
         try:
+            return await self._contained(work, make)
+        finally:
+            if work.container is not None:
+                await container.remove(work.container)
+
+    async def _contained(self, work: Work, make: bool) -> int | None:
+        try:
             self._child = await self._start(work, make)
             self._started(self._child)
             if self.reason is not None:
@@ -194,15 +203,15 @@ class Run:
 
     async def _start(self, work: Work, make: bool) -> process.Child:
         try:
-            arguments = environment.split(work.command)
+            arguments, variables = await _command_line(work)
             try:
-                return await process.HELPER.start(arguments, work.variables, work.directory, make, work.how)
+                return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
                 if error.errno != errno.EEXIST:
                     raise
                 # Left by an earlier run on this node.
                 await asyncio.to_thread(layout.make_task, work.directory)
-                return await process.HELPER.start(arguments, work.variables, work.directory, False, work.how)
+                return await process.HELPER.start(arguments, variables, work.directory, False, work.how)
         except process.ProgramNotFound:
             raise TaskFailed(
                 "CommandProgramNotFound", "The specified command program is not found", CommandProgram=arguments[0]
@@ -232,6 +241,13 @@ class Run:
                 "FailureExitCode", message, Message=message, AdditionalErrorCode="FailureExitCode"
             ).failure
         return None
+
+
+async def _command_line(work: Work) -> tuple[list[str], dict[str, str]]:
+    if work.container is None:
+        return environment.split(work.command), work.variables
+    inside = environment.split(work.command) if work.command.strip() else []
+    return await container.create(work.container, inside, work.variables)
 
 
 def _first(group: BaseExceptionGroup[TaskFailed]) -> TaskFailed:

@@ -152,6 +152,11 @@ class Pool(Entity):
         """Task slots of each node."""
         return int(self.body["taskSlotsPerNode"])
 
+    @property
+    def contains(self) -> bool:
+        """Whether its tasks may run in containers."""
+        return bool(self.body["virtualMachineConfiguration"].get("containerConfiguration"))
+
     def allocate(self, state: str) -> None:
         """Pass into another allocation state.
 
