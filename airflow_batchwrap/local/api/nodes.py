@@ -149,7 +149,7 @@ async def upload_node_logs(call: Call) -> Reply:
     body = call.body("UploadBatchServiceLogsOptions")
     node = call.node()
     if "identityReference" in body:
-        raise checks.missing("identityReference", "managed identities")
+        raise checks.invalid("identityReference", "no pool of this service has a managed identity.")
     start, end = times.parse_iso(body["startTime"]), body.get("endTime")
     if end is not None and times.parse_iso(end) < start:
         raise checks.invalid("endTime", "it must not be before startTime.")

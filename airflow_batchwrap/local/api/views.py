@@ -56,6 +56,13 @@ def _only(shown: dict[str, Any], names: Names) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value is not None and (names is None or name in names)}
 
 
+def _account(account: dict[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in account.items() if name != "password"}
+    if linux := shown.get("linuxUserConfiguration"):
+        shown["linuxUserConfiguration"] = {name: value for name, value in linux.items() if name != "sshPrivateKey"}
+    return shown
+
+
 def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
     """A pool.
 
@@ -69,7 +76,7 @@ def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
     shown = {
         **entity.body,
         # Passwords and private keys are never shown.
-        "userAccounts": [{k: v for k, v in one.items() if k != "password"} for one in accounts] if accounts else None,
+        "userAccounts": [_account(one) for one in accounts] if accounts else None,
         **_common(base, entity),
         "previousState": None,
         "previousStateTransitionTime": None,
@@ -136,6 +143,8 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
 
 def _node_errors(entity: Node) -> list[dict[str, Any]] | None:
     if entity.state == "unusable":
+        if entity.pool.body.get("mountConfiguration"):
+            return [{"code": "MountConfigurationError", "message": "The local Batch service cannot mount anything."}]
         return [{"code": "ApplicationPackageError", "message": "An application package could not be deployed."}]
     if entity.state != "starttaskfailed" or entity.start is None:
         return None

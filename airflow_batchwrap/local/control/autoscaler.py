@@ -163,7 +163,9 @@ class Autoscaler:
         pool.scale_run = run_of(result)
         self._world.store.touch(pool)
         dedicated, low_priority = result.target_dedicated_nodes, result.target_low_priority_nodes
-        if result.error is None and (dedicated, low_priority) != (pool.target_dedicated, pool.target_low_priority):
+        present = sum(node.dedicated for node in pool.nodes)
+        # The nodes that are, not those that were to be: what could not be had is tried for again.
+        if result.error is None and (dedicated, low_priority) != (present, len(pool.nodes) - present):
             self._world.node_control.resize(pool, dedicated, low_priority, result.node_deallocation_option)
 
 
