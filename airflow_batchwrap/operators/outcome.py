@@ -28,6 +28,7 @@ class Outcome:
     :param is_step: whether the engine ran it, and so a result record is due.
     :param own_job: whether the task's next try opens a new job.
     :param limit: the deadline's name and length, as messages call it.
+    :param step_limit: likewise, how long it may run.
     """
 
     hook: BatchWrapHook
@@ -39,6 +40,7 @@ class Outcome:
     container: str
     prefix: str
     limit: str
+    step_limit: str
 
     @cached_property
     def stdout(self) -> str:
@@ -112,7 +114,7 @@ class Outcome:
 
     def _ended(self, head: str) -> BatchWrapError:
         text = (
-            f"{head} It was terminated: by its wall clock, {self.limit}, by the end of its job, "
+            f"{head} It was terminated: by its wall clock, {self.step_limit}, by the end of its job, "
             f"or by a person.{self._tail()}"
         )
         return StepTimeout(text)

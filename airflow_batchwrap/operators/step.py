@@ -41,7 +41,8 @@ class RunBatchTaskOperator(JobOperator):
     :param pool_id: run on this pool as it is, in a job of its own that ends with the task, instead of a workspace.
     :param environment: environment variables for the step. Templates in them are rendered, and their values shown
         nowhere: neither in logs nor among Airflow's rendered fields.
-    :param step_timeout: the deadline from the submission on; the Batch task is terminated then.
+    :param step_timeout: how long the step may take from its start on a node; Batch ends it then. For how long it may
+        wait for a node as well, ``job_wall_clock`` is the limit.
     :param task_slots: how many of a node's task slots it takes.
 
     A command finds the workflow's inputs in the folder ``$AZ_BATCH_JOB_PREP_WORKING_DIR/inputs``.
@@ -97,7 +98,8 @@ class RunBatchTaskOperator(JobOperator):
         try:
             key, attempt, created = self._submit(context, workspace, epoch)
             running = key, attempt
-            deadline = created + settings.step_timeout.total_seconds()
+            # Queueing included, which step_timeout is not: that one is Batch's to watch.
+            deadline = created + settings.job_wall_clock.total_seconds()
             if self.execution_timeout and self.deferrable:
                 # Airflow forgets it while a task is deferred.
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
@@ -309,7 +311,7 @@ class RunBatchTaskOperator(JobOperator):
         raise error
 
     def _outcome(self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt) -> Outcome:
-        limit, name = self.settings.step_timeout, "step_timeout"
+        limit, name = self.settings.job_wall_clock, "job_wall_clock"
         if self.execution_timeout and self.execution_timeout < limit:
             limit, name = self.execution_timeout, "execution_timeout"
         return Outcome(
@@ -322,6 +324,7 @@ class RunBatchTaskOperator(JobOperator):
             container=workspace.output_container,
             prefix=self._prefix(context, workspace, attempt),
             limit=f"{name} ({limit})",
+            step_limit=f"step_timeout ({self.settings.step_timeout})",
         )
 
     def _give_up(self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt) -> None:

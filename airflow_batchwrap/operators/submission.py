@@ -64,7 +64,8 @@ class Submission:
         from airflow_batchwrap.hooks import models
 
         settings = self.settings
-        lifetime = settings.step_timeout + settings.sas_extra
+        # Its inputs are downloaded when it starts, and its results uploaded when it ends: queueing counts.
+        lifetime = settings.job_wall_clock + settings.sas_extra
         container_url = hook.container_sas_url(self.workspace.output_container, lifetime, write=True)
         # A node's locale may be C: without UTF-8 mode a step's plain open() would read and write ASCII.
         environment = {"PYTHONUTF8": "1", **self.environment, models.FINGERPRINT_ENV: self.fingerprint()}

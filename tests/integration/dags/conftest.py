@@ -307,9 +307,15 @@ class MemoryStore:
 
 
 @pytest.fixture
-def bench(connections: None, tmp_path: Path) -> Bench:
-    """Single operators on the two services."""
-    return Bench(tmp_path)
+def bench(connections: None, client: BatchClient, tmp_path: Path) -> Iterator[Bench]:
+    """Single operators on the two services; what they made is removed in the end."""
+    made = Bench(tmp_path)
+    yield made
+    mine = f"startswith(id, '{made.dag.dag_id}') and state ne 'deleting'"
+    for job in client.list_jobs(filter=mine):
+        client.begin_delete_job(job.id)
+    for pool in client.list_pools(filter=mine):
+        client.begin_delete_pool(pool.id)
 
 
 @pytest.fixture(scope="module")

@@ -159,6 +159,14 @@ def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
     assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
 
 
+def test_waiting_for_a_node_does_not_count(bench: Any, workspace: dict[str, Any]) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator
+
+    first = bench.make(RunBatchTaskOperator, workspace=workspace, command="sleep 3", task_slots=2)
+    bench.submit(first)
+    assert bench.run(step(bench, workspace, "2_echo", step_timeout="2 s")) == []
+
+
 def test_a_step_without_a_record_is_tried_again(bench: Any, workspace: dict[str, Any]) -> None:
     from airflow_batchwrap import StepFailed
 

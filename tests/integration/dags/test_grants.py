@@ -81,9 +81,18 @@ def test_nodes_are_granted_the_least(
         UsePoolOperator, pool_id=pool, steps="steps", inputs="in.txt", job_wall_clock="2 days", sas_extra="3 h"
     )
     workspace = bench.run(set_up)
-    first = bench.make(RunBatchTaskOperator, step="1_make.py", workspace=workspace, step_timeout="1 h")
+    first = bench.make(
+        RunBatchTaskOperator, step="1_make.py", workspace=workspace, step_timeout="1 h", job_wall_clock="1 h"
+    )
     passed = bench.run(first)
-    second = bench.make(RunBatchTaskOperator, step="1_make.py", workspace=workspace, value=[passed], sas_extra="2 h")
+    second = bench.make(
+        RunBatchTaskOperator,
+        step="1_make.py",
+        workspace=workspace,
+        value=[passed],
+        sas_extra="2 h",
+        job_wall_clock="1 day",
+    )
     again = bench.run(second)
 
     job = client.get_job(workspace["job_id"])
