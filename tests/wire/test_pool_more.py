@@ -217,3 +217,79 @@ def test_usage_and_statistics_tell_the_time_of_nodes(wire: Wire) -> None:
     # By default the last whole hour, in which there was no pool.
     assert name not in [one.pool_id for one in wire.client.list_pool_usage_metrics()]
     gone(wire, name)
+
+
+def test_every_property_comes_back_but_secrets(wire: Wire) -> None:
+    name = wire.name("pool")
+    sent: dict[str, Any] = {
+        "displayName": "all",
+        "vmSize": "Standard_D4s_v3",
+        "virtualMachineConfiguration": {
+            "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+            "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+            "dataDisks": [{"lun": 0, "diskSizeGB": 8, "caching": "readonly"}],
+            "nodePlacementConfiguration": {"policy": "zonal"},
+            "extensions": [{"name": "e", "publisher": "p", "type": "t", "settings": {"a": "b"}}],
+            "osDisk": {"diskSizeGB": 64},
+            "securityProfile": {"securityType": "trustedLaunch", "uefiSettings": {"secureBootEnabled": True}},
+        },
+        "resizeTimeout": "PT20M",
+        "enableInterNodeCommunication": True,
+        "networkConfiguration": {
+            "dynamicVNetAssignmentScope": "none",
+            "endpointConfiguration": {
+                "inboundNATPools": [
+                    {
+                        "name": "ssh",
+                        "protocol": "tcp",
+                        "backendPort": 22,
+                        "frontendPortRangeStart": 15000,
+                        "frontendPortRangeEnd": 15100,
+                    }
+                ]
+            },
+            "publicIPAddressConfiguration": {"provision": "batchmanaged"},
+        },
+        "taskSlotsPerNode": 3,
+        "taskSchedulingPolicy": {"nodeFillType": "pack"},
+        "metadata": [{"name": "a", "value": "b"}],
+        "mountConfiguration": [{"nfsMountConfiguration": {"source": "s", "relativeMountPath": "m"}}],
+        "upgradePolicy": {"mode": "automatic", "automaticOSUpgradePolicy": {"disableAutomaticRollback": True}},
+    }
+    accounts = [
+        {
+            "name": "u",
+            "password": "Secret-1",
+            "elevationLevel": "admin",
+            "linuxUserConfiguration": {"uid": 5000, "gid": 5000, "sshPrivateKey": "Secret-2"},
+        }
+    ]
+    body: Any = {"id": name, "targetDedicatedNodes": 1, "userAccounts": accounts, **sent}
+    wire.client.create_pool(body)
+    shown = wire.client.get_pool(name).as_dict()
+    assert {key: shown[key] for key in sent} == sent
+    assert "Secret" not in str(shown)
+    assert shown["userAccounts"][0]["linuxUserConfiguration"] == {"uid": 5000, "gid": 5000}
+    # What cannot be mounted is told, not left out in silence.
+    (node,) = wire.nodes(name, 1, "unusable")
+    assert [error.code for error in node.errors or []] == ["MountConfigurationError"]
+    gone(wire, name)
+
+
+def test_autoscale_tries_again_for_nodes_that_were_not_to_be_had(scarce: Wire) -> None:
+    other = make(scarce, 4, 1)
+    scarce.nodes(other, 5, "idle")
+    name = scarce.name("pool")
+    options = scarce.pool_options(
+        name,
+        target_dedicated_nodes=None,
+        enable_auto_scale=True,
+        auto_scale_formula="$TargetLowPriorityNodes = 1;",
+        auto_scale_evaluation_interval=datetime.timedelta(minutes=15),
+        resize_timeout=datetime.timedelta(minutes=5),
+    )
+    scarce.client.create_pool(options)
+    scarce.until(lambda: errors(scarce.client.get_pool(name)) == ["AllocationTimedout"])
+    gone(scarce, other)
+    scarce.nodes(name, 1, "idle")
+    gone(scarce, name)
