@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,25 @@ os.environ |= {
 def pytest_unconfigure() -> None:
     """Remove the Airflow home when the session is over."""
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def find_python() -> Callable[[str], str | None]:
+    """Find another version of Python: on PATH, or among those that pyenv or uv keep in their usual places."""
+
+    def find(version: str) -> str | None:
+        home = Path.home()
+        pyenv = Path(os.environ.get("PYENV_ROOT", home / ".pyenv")) / "versions"
+        kept = [*pyenv.glob(f"{version}.*"), *(home / ".local/share/uv/python").glob(f"cpython-{version}.*")]
+        probe = ["-c", f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"]
+        for candidate in (shutil.which(f"python{version}"), *(str(path / "bin/python") for path in kept)):
+            # pyenv's own stand-in on PATH is there for every version, and works for the chosen one only.
+            if candidate and Path(candidate).exists():
+                if subprocess.run([candidate, *probe], capture_output=True, check=False).returncode == 0:
+                    return candidate
+        return None
+
+    return find
 
 
 @pytest.fixture(scope="session")

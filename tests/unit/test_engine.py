@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,6 @@ from airflow_batchwrap import archive
 from airflow_batchwrap.engine import protocol
 
 DEADLINE = 30.0  # seconds that any one process here may take
-
-
-def _python38() -> str | None:
-    """The node's oldest Python, where this machine has one that works."""
-    for candidate in (os.environ.get("BATCHWRAP_PYTHON38"), shutil.which("python3.8")):
-        if candidate:
-            probe = [candidate, "-c", "import sys; sys.exit(sys.version_info[:2] != (3, 8))"]
-            if subprocess.run(probe, capture_output=True, timeout=DEADLINE, check=False).returncode == 0:
-                return candidate
-    return None
 
 
 @dataclass
@@ -101,12 +90,13 @@ class Node:
 
 
 @pytest.fixture(params=["this Python", "Python 3.8"])
-def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
+def node(request: pytest.FixtureRequest, tmp_path: Path, find_python: Callable[[str], str | None]) -> Node:
     python: str | None = sys.executable
     if request.param == "Python 3.8":
-        python = _python38()
+        # The oldest that a node may have.
+        python = find_python("3.8")
         if python is None:
-            pytest.skip("no working python3.8 on PATH, and BATCHWRAP_PYTHON38 does not name one")
+            pytest.skip("no Python 3.8 on PATH, in pyenv or in uv")
     assert python is not None
     return Node(python, tmp_path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,12 @@ def test_java_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.7"])
-def test_an_old_python_says_that_it_is_too_old(tmp_path: Path, version: str) -> None:
-    python = shutil.which(f"python{version}")
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode != 0:
-        pytest.skip(f"no working python{version} on PATH")
+def test_an_old_python_says_that_it_is_too_old(
+    tmp_path: Path, version: str, find_python: Callable[[str], str | None]
+) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} on PATH, in pyenv or in uv")
     with pytest.raises(StepFailed, match=re.escape(f"Python {version}, and steps need Python 3.8")) as caught:
         step(tmp_path, "pass", python=python)
     assert caught.value.exit_code == 3
