@@ -46,9 +46,10 @@ def find_python() -> Callable[[str], str | None]:
         probe = ["-c", f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"]
         for candidate in (shutil.which(f"python{version}"), *(str(path / "bin/python") for path in kept)):
             # pyenv's own stand-in on PATH is there for every version, and works for the chosen one only.
-            if candidate and Path(candidate).exists():
-                if subprocess.run([candidate, *probe], capture_output=True, check=False).returncode == 0:
-                    return candidate
+            if not candidate or not Path(candidate).exists():
+                continue
+            if subprocess.run([candidate, *probe], capture_output=True, check=False).returncode == 0:
+                return candidate
         return None
 
     return find
