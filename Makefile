@@ -36,8 +36,9 @@ up: $(STAMP)
 down status:
 	@if [ -x $(BIN)/batchwrap ]; then $(BIN)/batchwrap $@ $(ARGS); else echo 'Nothing runs.'; fi
 
+# Two at a time, file by file: most tests wait for services and processes.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak $(ARGS)
