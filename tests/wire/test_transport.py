@@ -18,8 +18,6 @@ from azure.batch import models as m
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
-from airflow_batchwrap.local.api.app import HANDLERS
-from airflow_batchwrap.local.wire import routes
 
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
@@ -133,29 +131,6 @@ def test_foreign_host_is_refused(wire: Wire, host: str) -> None:
 def test_localhost_is_a_name_of_the_service(wire: Wire) -> None:
     port = wire.service.url.rpartition(":")[2]
     assert send(wire, "/pools", Host=f"localhost:{port}").status == 200
-
-
-def test_every_operation_is_there_or_says_so(wire: Wire) -> None:
-    assert len(routes.OPERATIONS) == 72
-    unknown = [operation for name, operation in routes.OPERATIONS.items() if name not in HANDLERS]
-    for operation in unknown:
-        path = operation.path
-        for part in (
-            "applicationId",
-            "poolId",
-            "jobScheduleId",
-            "jobId",
-            "taskId",
-            "nodeId",
-            "userName",
-            "extensionName",
-        ):
-            path = path.replace("{" + part + "}", "x")
-        answer = send(wire, path, method=operation.method)
-        assert answer.status == 501, operation
-        if operation.method != "HEAD":
-            assert answer.code == "NotImplemented"
-            assert operation.name in answer.body["message"]["value"]
 
 
 @pytest.mark.parametrize(

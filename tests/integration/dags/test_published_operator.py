@@ -73,7 +73,6 @@ def test_published_operator_waits_and_defers(
     file = dags_folder / "published.py"
     file.write_text(DAG)
     run = run_file(file)
-    print(run.log)
     assert run.states == {"waits": "success", "defers": "success", "fails": "failed"}
     assert "Failed tasks: ['task']" in run.log
     for job, line in (("waits", "waited\n"), ("defers", "deferred\n")):
