@@ -18,7 +18,6 @@ from azure.batch import models as m
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 
-
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
 
