@@ -16,6 +16,7 @@ from airflow_batchwrap.local.control import recovery
 from airflow_batchwrap.local.control.autoscaler import Autoscaler
 from airflow_batchwrap.local.control.jobs import Jobs
 from airflow_batchwrap.local.control.nodes import Nodes
+from airflow_batchwrap.local.control.retention import Retention
 from airflow_batchwrap.local.control.scheduler import Scheduler
 from airflow_batchwrap.local.control.schedules import Schedules
 from airflow_batchwrap.local.control.upkeep import Upkeep
@@ -48,10 +49,12 @@ async def open_world(config: Config) -> World:
     world.upkeep = Upkeep(world)
     world.job_control = Jobs(world)
     world.schedule_control = Schedules(world, jobs.make)
+    world.retention = Retention(world)
     await process.HELPER.open()
     recovery.load(world)
     await recovery.kill_leftovers(world)
     await recovery.resume(world)
+    world.retention.begin()
     return world
 
 

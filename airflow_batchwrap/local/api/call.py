@@ -188,6 +188,16 @@ class Call:
         """The properties that ``$select`` asks for; None for all."""
         return odata.selected(self.query.get("$select"))
 
+    def expanded(self, name: str, names: frozenset[str] | None) -> bool:
+        """Whether an answer is to hold what is left out unless it is asked for.
+
+        :param name: what it is, such as ``stats``.
+        :param names: the properties wanted; None for all.
+        :return: whether ``$expand`` names it and ``$select`` does not leave it out.
+        """
+        asked = (part.strip() for part in self.query.get("$expand", "").split(","))
+        return name in asked and (names is None or name in names)
+
     def conditions(self, entity: Entity) -> None:
         """Check the conditional headers against an entity.
 

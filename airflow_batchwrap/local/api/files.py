@@ -17,11 +17,14 @@ from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, moment
 from airflow_batchwrap.local.node import layout
 from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory
+from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CHUNK = 256 * 1024
+#: Node states in which nobody answers for a node's files.
+_AWAY = ("deallocated", "deallocating", "preempted", "unusable")
 
 
 def _task_root(call: Call) -> tuple[Path, str]:
@@ -31,12 +34,24 @@ def _task_root(call: Call) -> tuple[Path, str]:
     node = call.world.node(task.pool_id, task.node_id)
     if node is None:
         raise BatchError("NodeNotFound", "The node the task ran on is gone.", values={"NodeId": task.node_id})
-    return job_directory(call.world.root(node), task.job.id) / task.id, views.url_of(call.base, task)
+    _reachable(node)
+    root = job_directory(call.world.root(node), task.job.id) / task.id
+    if task.state == "completed" and not root.is_dir():
+        raise BatchError("TaskFilesCleanedup")
+    return root, views.url_of(call.base, task)
 
 
 def _node_root(call: Call) -> tuple[Path, str]:
     node = call.node()
+    _reachable(node)
     return call.world.root(node), views.url_of(call.base, node)
+
+
+def _reachable(node: Node) -> None:
+    if node.state == "creating":
+        raise BatchError("NodeBeingCreated")
+    if node.state in _AWAY:
+        raise BatchError("NodeStateUnusable", f"The node is {node.state}.", values={"NodeState": node.state})
 
 
 def _named(call: Call, root: Path) -> Path:

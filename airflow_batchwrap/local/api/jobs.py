@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_batchwrap.local.api import checks, pools, views
 from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
+from airflow_batchwrap.local.control import statistics
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.state.entities import Job, JobSchedule
 from airflow_batchwrap.local.wire import times
@@ -166,16 +167,30 @@ async def create_job(call: Call) -> Reply:
     return await call.accept(job, views.url_of(call.base, job))
 
 
+def view(call: Call, job: Job, names: frozenset[str] | None) -> dict[str, Any]:
+    """How a job is shown, with its statistics where they are asked for.
+
+    :param call: the request.
+    :param job: the job.
+    :param names: the properties wanted; None for all.
+    :return: the job.
+    """
+    shown = views.job(call.base, job, names)
+    if call.expanded("stats", names):
+        shown["stats"] = statistics.of_job(job, views.url_of(call.base, job))
+    return shown
+
+
 async def list_jobs(call: Call) -> Reply:
     """List the jobs."""
-    return await call.listing("jobs", call.world.jobs.after, lambda job, names: views.job(call.base, job, names))
+    return await call.listing("jobs", call.world.jobs.after, lambda job, names: view(call, job, names))
 
 
 async def get_job(call: Call) -> Reply:
     """Show a job."""
     job = call.job()
     call.conditions(job)
-    return await call.show(job, views.job(call.base, job, call.selected()))
+    return await call.show(job, view(call, job, call.selected()))
 
 
 def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:

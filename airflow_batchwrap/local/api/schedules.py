@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_batchwrap.local.api import checks, jobs, views
 from airflow_batchwrap.local.api.call import Call, Reply, legal_id
+from airflow_batchwrap.local.control import statistics
 from airflow_batchwrap.local.state.entities import JobSchedule
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -44,7 +45,11 @@ def _open(call: Call) -> JobSchedule:
 
 
 def _view(call: Call, schedule: JobSchedule, names: frozenset[str] | None) -> dict[str, Any]:
-    return views.job_schedule(call.world, call.base, schedule, names)
+    shown = views.job_schedule(call.world, call.base, schedule, names)
+    if call.expanded("stats", names):
+        jobs_of_it = call.world.schedule_control.jobs(schedule)
+        shown["stats"] = statistics.of_schedule(schedule, jobs_of_it, views.url_of(call.base, schedule))
+    return shown
 
 
 async def create_job_schedule(call: Call) -> Reply:
@@ -158,5 +163,5 @@ async def list_jobs_from_schedule(call: Call) -> Reply:
     return await call.listing(
         "jobs",
         lambda after: (job for job in call.world.jobs.after(after) if job.schedule == schedule.uid),
-        lambda job, names: views.job(call.base, job, names),
+        lambda job, names: jobs.view(call, job, names),
     )

@@ -9,6 +9,7 @@ from airflow_batchwrap.local.api import checks, views
 from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
 from airflow_batchwrap.local.api.jobs import open_job
 from airflow_batchwrap.local.api.pools import MOST_SLOTS
+from airflow_batchwrap.local.control import statistics
 from airflow_batchwrap.local.control.jobs import forget
 from airflow_batchwrap.local.control.nodes import MOST_NODES
 from airflow_batchwrap.local.node.run import Outcome
@@ -119,17 +120,24 @@ async def create_task_collection(call: Call) -> Reply:
     return Reply({"odata.metadata": f"{call.base}/$metadata#taskaddresult", "value": value})
 
 
+def _view(call: Call, task: Task, names: frozenset[str] | None) -> dict[str, Any]:
+    shown = views.task(call.base, task, names)
+    if call.expanded("stats", names) and (stats := statistics.of_task(task, views.url_of(call.base, task))):
+        shown["stats"] = stats
+    return shown
+
+
 async def list_tasks(call: Call) -> Reply:
     """List a job's tasks."""
     job = call.job()
-    return await call.listing("tasks", job.tasks.after, lambda task, names: views.task(call.base, task, names))
+    return await call.listing("tasks", job.tasks.after, lambda task, names: _view(call, task, names))
 
 
 async def get_task(call: Call) -> Reply:
     """Show a task."""
     task = call.task()
     call.conditions(task)
-    return await call.show(task, views.task(call.base, task, call.selected()))
+    return await call.show(task, _view(call, task, call.selected()))
 
 
 async def replace_task(call: Call) -> Reply:

@@ -129,6 +129,7 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "vmSize": body["vmSize"],
         "totalTasksRun": entity.tasks_run,
         "totalTasksSucceeded": entity.succeeded,
+        "recentTasks": _recent(base, entity) or None,
         "runningTasksCount": len(entity.runs),
         "runningTaskSlotsCount": entity.used,
         "isDedicated": entity.dedicated,
@@ -139,6 +140,22 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "virtualMachineInfo": {"imageReference": image},
     }
     return _only(shown, names)
+
+
+def _recent(base: str, entity: Node) -> list[dict[str, Any]]:
+    """The tasks that were placed on a node last, newest first, those that are deleted left out."""
+    tasks = dict.fromkeys(task for task in reversed(entity.recent) if task.job.tasks.get(task.id) is task)
+    return [
+        {
+            "taskUrl": url_of(base, task),
+            "jobId": task.job.id,
+            "taskId": task.id,
+            "subtaskId": next((kept["id"] for kept in task.subtasks or () if kept["nodeId"] == entity.id), 0),
+            "taskState": task.state,
+            "executionInfo": _task_info(task),
+        }
+        for task in tasks
+    ]
 
 
 def _node_errors(entity: Node) -> list[dict[str, Any]] | None:

@@ -292,6 +292,7 @@ class Scheduler:
         job = task.job
         job.ready.remove(task)
         self._world.shift(task, "completed", outcome.result)
+        self._world.retention.ended(task)
         if job.body["usesTaskDependencies"]:
             job.dependencies.remove(task)
             if satisfies(task):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.local.control.autoscaler import Autoscaler
     from airflow_batchwrap.local.control.jobs import Jobs
     from airflow_batchwrap.local.control.nodes import Nodes
+    from airflow_batchwrap.local.control.retention import Retention
     from airflow_batchwrap.local.control.scheduler import Scheduler
     from airflow_batchwrap.local.control.schedules import Schedules
     from airflow_batchwrap.local.control.upkeep import Upkeep
@@ -72,6 +73,7 @@ class World:
     upkeep: Upkeep
     job_control: Jobs
     schedule_control: Schedules
+    retention: Retention
 
     def __init__(self, config: Config, store: Store) -> None:
         self.config = config

@@ -73,6 +73,7 @@ CODES: dict[str, tuple[int, str]] = {
     "ServerBusy": (503, "The service is too busy to answer. Try again later."),
     "TaskCompleted": (409, "The task is already completed."),
     "TaskExists": (409, "A task of this id exists already in this job."),
+    "TaskFilesCleanedup": (409, "The task's files are gone: its retention time is over, or its node was reimaged."),
     "TaskFilesUnavailable": (409, "The task has not run yet, or has no files."),
     "TaskIdSameAsJobPreparationTask": (409, "The id is that of the job preparation task."),
     "TaskIdSameAsJobReleaseTask": (409, "The id is that of the job release task."),
