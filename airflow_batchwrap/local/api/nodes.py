@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow_batchwrap.local.api import checks, views
 from airflow_batchwrap.local.api.call import Call, Reply
@@ -144,12 +145,22 @@ async def get_node_remote_login_settings(call: Call) -> Reply:
     )
 
 
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 async def upload_node_logs(call: Call) -> Reply:
     """Upload a node's log to a container; the answer does not wait for the upload."""
     body = call.body("UploadBatchServiceLogsOptions")
     node = call.node()
     if "identityReference" in body:
         raise checks.invalid("identityReference", "no pool of this service has a managed identity.")
+    if not _is_address(body["containerUrl"]):
+        raise checks.invalid("containerUrl", "it must be the http or https address of a container.")
     start, end = times.parse_iso(body["startTime"]), body.get("endTime")
     if end is not None and times.parse_iso(end) < start:
         raise checks.invalid("endTime", "it must not be before startTime.")

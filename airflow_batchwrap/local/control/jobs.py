@@ -88,7 +88,7 @@ class Jobs:
                 run.stop("terminated")
                 await run.over.wait()
             if release and "jobReleaseTask" in job.body:
-                await asyncio.gather(*(self._release(part) for part in parts if part.prepared))
+                await asyncio.gather(*(self._release(part) for part in parts if part.ran))
             if self._world.stopping:
                 return
             if job.state == "terminating":

@@ -381,7 +381,7 @@ class Nodes:
         for run in others:
             run.stop("discard")
             await run.over.wait()
-        if node.tasks_run or others:
+        if node.tasks_run or node.recent or others:
             root = str(self._world.root(node))
             await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", root)
 

@@ -275,7 +275,12 @@ class NodeJob:
     @property
     def prepared(self) -> bool:
         """Whether the preparation has succeeded since the node's last start."""
-        return self.prepare is not None and self.prepare.result == "success" and not self.stale
+        return self.ran and not self.stale
+
+    @property
+    def ran(self) -> bool:
+        """Whether the preparation has succeeded since the node was last wiped, so that there may be much to release."""
+        return self.prepare is not None and self.prepare.result == "success"
 
     @property
     def barred(self) -> bool:
