@@ -83,9 +83,8 @@ def test_reimage_wipes_the_node(wire: Wire, node: tuple[str, str]) -> None:
     node_state(wire, pool, name, "idle")
     assert starts(wire, name) == 1
     with pytest.raises(HttpResponseError) as caught:
-        wire.text(job, done.id, "wd/file")
-    # TaskFilesCleanedup: the client does not read the body of a download that failed.
-    assert caught.value.status_code == 409
+        list(wire.client.list_task_files(job, done.id))
+    assert (caught.value.status_code, code_of(caught.value)) == (409, "TaskFilesCleanedup")
     # The users are gone too.
     wire.client.create_node_user(pool, name, m.BatchNodeUserCreateOptions(name="someone"))
     wire.client.begin_delete_job(job, polling_interval=0).wait()
