@@ -174,13 +174,30 @@ def test_running_starts_with_the_downloads_and_they_can_be_ended(wire: Wire, job
         ({"httpUrl": "http://h/x", "filePath": "/x"}, 400),
         ({"httpUrl": "http://h/x", "filePath": "x", "fileMode": "rwx"}, 400),
         ({"httpUrl": "http://h/x", "filePath": "x", "blobPrefix": "p"}, 400),
-        ({"autoStorageContainerName": "c"}, 501),
+        ({"autoStorageContainerName": "no/name"}, 400),
+        ({"httpUrl": "http://h/x", "filePath": "x", "identityReference": {"resourceId": "/i"}}, 400),
     ],
 )
 def test_resource_files_that_cannot_be(wire: Wire, job: str, file: dict[str, Any], status: int) -> None:
     with pytest.raises(HttpResponseError) as caught:
         wire.add(job, "/bin/true", resource_files=[m.ResourceFile(file)])
     assert caught.value.status_code == status
+
+
+def test_container_of_the_auto_storage_account(wire: Wire, job: str, container: str) -> None:
+    address, _, query = container.partition("?")
+    account, _, name = address.rpartition("/")
+    files = [m.ResourceFile(auto_storage_container_name=name, blob_prefix="oth", file_path="in")]
+    task = wire.run(job, "/bin/true", resource_files=files)
+    assert failure_of(task).code == "ResourceContainerNotFound"
+    assert "auto-storage" in str(failure_of(task).message)
+    file = wire.service.data / "auto-storage"
+    file.write_text(f"{account}?{query}\n")
+    try:
+        task = wire.run(job, "/usr/bin/find . -type f", resource_files=files)
+    finally:
+        file.unlink()
+    assert wire.text(job, task.id) == "./in/other/c.txt\n"
 
 
 def test_too_many_resource_files_for_one_task(wire: Wire, job: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +22,9 @@ MOST_SLOTS = 256
 #: Resource files of one task, in characters of JSON (azure-notes.md, limits).
 MOST_RESOURCES = 32_768
 
+#: Azure Storage: a container's name.
+CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root")
+
 _USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 
 
@@ -34,14 +38,9 @@ def invalid(where: str, sentence: str) -> BatchError:
     return BatchError("InvalidPropertyValue", f"{where}: {sentence}", values={"PropertyName": where})
 
 
-def missing(where: str, feature: str) -> BatchError:
-    """The error for a feature that is not there yet.
-
-    :param where: the property that asks for it.
-    :param feature: its name.
-    :return: the error.
-    """
-    return BatchError("NotImplemented", f"The local Batch service does not implement {feature} ({where}).")
+def _no_identity(body: dict[str, Any], where: str) -> None:
+    if "identityReference" in body:
+        raise invalid(where, "no pool of this service has a managed identity: give an address with a SAS.")
 
 
 def environment(body: dict[str, Any], name: str = "environmentSettings") -> None:
@@ -70,10 +69,9 @@ def resource_files(body: dict[str, Any], name: str = "resourceFiles") -> None:
         sources = [key for key in ("httpUrl", "storageContainerUrl", "autoStorageContainerName") if key in file]
         if len(sources) != 1:
             raise invalid(name, "exactly one of httpUrl, storageContainerUrl and autoStorageContainerName is needed.")
-        if sources[0] == "autoStorageContainerName":
-            raise missing(name, "autoStorageContainerName")
-        if "identityReference" in file:
-            raise missing(name, "managed identities")
+        if sources[0] == "autoStorageContainerName" and not CONTAINER.fullmatch(file["autoStorageContainerName"]):
+            raise invalid(name, "autoStorageContainerName must be a container's name.")
+        _no_identity(file, name)
         if sources[0] == "httpUrl" and not file.get("filePath"):
             raise invalid(name, "filePath is needed with httpUrl.")
         if sources[0] == "httpUrl" and "blobPrefix" in file:
@@ -105,8 +103,7 @@ def command(body: dict[str, Any]) -> None:
 def _container(settings: dict[str, Any]) -> None:
     if not settings["imageName"].strip() or settings["imageName"].startswith("-"):
         raise invalid("containerSettings.imageName", "it must name an image.")
-    if "identityReference" in settings.get("registry", {}):
-        raise missing("containerSettings.registry", "managed identities")
+    _no_identity(settings.get("registry", {}), "containerSettings.registry")
     # The engine has its own log-ins, and a password is never shown.
     settings.get("registry", {}).pop("password", None)
 
@@ -196,8 +193,7 @@ def output_files(body: dict[str, Any]) -> None:
             raise invalid("outputFiles", "a destination container is needed.")
         if not file["filePattern"]:
             raise invalid("outputFiles", "filePattern must not be empty.")
-        if "identityReference" in container:
-            raise missing("outputFiles", "managed identities")
+        _no_identity(container, "outputFiles")
 
 
 def user(body: dict[str, Any]) -> None:

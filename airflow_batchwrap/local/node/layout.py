@@ -29,6 +29,15 @@ def make_node(root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
 
 
+def auto_storage(root: Path) -> Path:
+    """The file that holds the address of the account's auto storage.
+
+    :param root: a node's root.
+    :return: the path, in the data directory.
+    """
+    return root.parent.parent / "auto-storage"
+
+
 def job_directory(root: Path, job_id: str) -> Path:
     """The directory of a job on a node.
 

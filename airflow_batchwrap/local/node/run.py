@@ -139,7 +139,7 @@ class Run:
             if not make:
                 working = layout.make_task(work.directory, keep=work.keep)
                 target = work.directory if work.beside else working
-                await self._while_transferring(transfer.fetch(self._blobs, work.resource_files, target))
+                await self._while_transferring(self._fetch(work, target))
             if self.reason is None:
                 exit_code = await self._command(work, make)
             failure = self._failure(exit_code)
@@ -164,6 +164,9 @@ class Run:
             except TaskFailed as error:
                 failure = failure or error.failure
         return Outcome(exit_code, failure)
+
+    async def _fetch(self, work: Work, target: Path) -> None:
+        await transfer.fetch(self._blobs, work.resource_files, target, layout.auto_storage(work.root))
 
     async def _while_transferring(self, transferring: Any) -> None:
         self._transfer = asyncio.ensure_future(transferring)

@@ -34,12 +34,13 @@ class TaskFailed(Exception):
         super().__init__(f"{code}: {message}")
 
 
-async def fetch(blobs: BlobClient, files: list[dict[str, Any]], working: Path) -> None:
+async def fetch(blobs: BlobClient, files: list[dict[str, Any]], working: Path, account: Path) -> None:
     """Bring a task's resource files into its working directory.
 
     :param blobs: what transfers.
     :param files: the resource files as the client gave them.
     :param working: the working directory.
+    :param account: the file with the address of the auto storage account.
     :raises TaskFailed: one of them could not be had; the others may be there.
     """
     wanted: list[tuple[str, str, str]] = []
@@ -48,7 +49,7 @@ async def fetch(blobs: BlobClient, files: list[dict[str, Any]], working: Path) -
         if "httpUrl" in file:
             wanted.append((file["httpUrl"], file["filePath"], mode))
             continue
-        container, below = file["storageContainerUrl"], file.get("filePath", "")
+        container, below = file.get("storageContainerUrl") or _auto_storage(file, account), file.get("filePath", "")
         try:
             names = await blobs.list(container, file.get("blobPrefix", ""))
         except TransferError as error:
@@ -59,6 +60,19 @@ async def fetch(blobs: BlobClient, files: list[dict[str, Any]], working: Path) -
     async with asyncio.TaskGroup() as group:
         for url, relative, mode in wanted:
             group.create_task(_fetch_one(blobs, gate, url, relative, int(mode, 8), working))
+
+
+def _auto_storage(file: dict[str, Any], account: Path) -> str:
+    name = file["autoStorageContainerName"]
+    try:
+        return child(account.read_text().strip(), name)
+    except OSError:
+        raise TaskFailed(
+            "ResourceContainerNotFound",
+            f"The local Batch service has no auto storage account: write the address of a blob service, with a SAS, to "
+            f"{account}.",
+            AutoStorageContainerName=name,
+        ) from None
 
 
 async def _fetch_one(
