@@ -14,6 +14,7 @@ from airflow_batchwrap.local.api import jobs
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.control import recovery
 from airflow_batchwrap.local.control.autoscaler import Autoscaler
+from airflow_batchwrap.local.control.boots import Boots
 from airflow_batchwrap.local.control.jobs import Jobs
 from airflow_batchwrap.local.control.nodes import Nodes
 from airflow_batchwrap.local.control.retention import Retention
@@ -45,6 +46,7 @@ async def open_world(config: Config) -> World:
     world = World(config, Store(config.data / "state.sqlite"))
     world.scheduler = Scheduler(world)
     world.node_control = Nodes(world)
+    world.boots = Boots(world)
     world.autoscaler = Autoscaler(world)
     world.upkeep = Upkeep(world)
     world.job_control = Jobs(world)

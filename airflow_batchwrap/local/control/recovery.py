@@ -107,7 +107,7 @@ async def resume(world: World) -> None:
             else:
                 # Not a legal transition of a running service: the node was cut off, and starts from the beginning.
                 node.begin("starting")
-                world.spawn(world.node_control.boot(node))
+                world.spawn(world.boots.boot(node))
                 world.store.touch(node)
         if pool.state == "deleting":
             world.node_control.delete(pool)

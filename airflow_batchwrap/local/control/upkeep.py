@@ -55,7 +55,7 @@ class Upkeep:
 
     async def _patient(self, node: Node, state: str, option: str) -> None:
         try:
-            await self._world.node_control.clear(node, option)
+            await self._world.boots.clear(node, option)
         finally:
             self._waiting.discard(node)
         if state in Node.TABLE[node.state] and not self._world.stopping:
@@ -68,9 +68,9 @@ class Upkeep:
         self._world.spawn(self._down(node, state, option))
 
     async def _down(self, node: Node, state: str, option: str) -> None:
-        control = self._world.node_control
-        await control.clear(node, "requeue" if option in _PATIENT else option)
-        await control.silence(node)
+        boots = self._world.boots
+        await boots.clear(node, "requeue" if option in _PATIENT else option)
+        await boots.silence(node)
         wiped = state != "rebooting"
         if wiped and node.state == state:
             await asyncio.to_thread(layout.remove, self._world.root(node))
@@ -82,7 +82,7 @@ class Upkeep:
             node.move("deallocated")
             self._world.store.touch(node)
         else:
-            await control.boot(node)
+            await boots.boot(node)
 
     def _unprepare(self, node: Node, wiped: bool) -> None:
         """Forget what job preparation tasks did on a node, as far as they want it or their files are gone."""
@@ -106,7 +106,7 @@ class Upkeep:
             raise BatchError("OperationInvalidForCurrentState", values={"NodeState": node.state})
         node.move("starting")
         self._world.store.touch(node)
-        self._world.spawn(self._world.node_control.boot(node))
+        self._world.spawn(self._world.boots.boot(node))
 
     def disable(self, node: Node, option: str) -> None:
         """Place no more tasks on a node.
@@ -157,11 +157,11 @@ class Upkeep:
         return True
 
     async def _preempted(self, node: Node) -> None:
-        control, pool, pace = self._world.node_control, node.pool, self._world.pace
-        await control.clear(node, "requeue")
-        await control.silence(node)
+        boots, pool, pace = self._world.boots, node.pool, self._world.pace
+        await boots.clear(node, "requeue")
+        await boots.silence(node)
         await asyncio.to_thread(layout.remove, self._world.root(node))
         self._unprepare(node, True)
         await asyncio.sleep(pace.here(max(PREEMPTED, pace.allocation)))
         if node.state == "preempted" and pool.state == "active" and not self._world.stopping:
-            control.replace(node)
+            self._world.node_control.replace(node)

@@ -18,6 +18,7 @@ from airflow_batchwrap.local.state.store import Store
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.control.autoscaler import Autoscaler
+    from airflow_batchwrap.local.control.boots import Boots
     from airflow_batchwrap.local.control.jobs import Jobs
     from airflow_batchwrap.local.control.nodes import Nodes
     from airflow_batchwrap.local.control.retention import Retention
@@ -69,6 +70,7 @@ class World:
 
     scheduler: Scheduler
     node_control: Nodes
+    boots: Boots
     autoscaler: Autoscaler
     upkeep: Upkeep
     job_control: Jobs
