@@ -263,8 +263,6 @@ class Call:
         :return: the answer, with the link to the next page where there is one.
         :raises BatchError: a query option cannot be read.
         """
-        store = self.world.store
-        await store.commit()
         size, after = self._page()
         text = self.query.get("$filter") if filtering is None else filtering
         wanted = odata.Filter(text) if text else None
@@ -286,6 +284,8 @@ class Call:
         body: dict[str, Any] = {"odata.metadata": f"{self.base}/$metadata#{kind}", "value": value}
         if following is not None:
             body["odata.nextLink"] = self._next(following)
+        # After the look, not before: while others are waited for, more may happen that is not kept yet.
+        await self.world.store.commit()
         return Reply(body)
 
     def _page(self) -> tuple[int, int]:

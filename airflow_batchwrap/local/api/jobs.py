@@ -311,7 +311,6 @@ async def list_job_preparation_and_release_task_status(call: Call) -> Reply:
 async def get_job_task_counts(call: Call) -> Reply:
     """Count a job's tasks by their states."""
     job = call.job()
-    await call.world.store.commit()
 
     def shown(counts: dict[str, int]) -> dict[str, int]:
         succeeded, failed = counts["success"], counts["failure"]
@@ -323,4 +322,6 @@ async def get_job_task_counts(call: Call) -> Reply:
             "failed": failed,
         }
 
-    return Reply({"taskCounts": shown(job.counts), "taskSlotCounts": shown(job.slot_counts)})
+    body = {"taskCounts": shown(job.counts), "taskSlotCounts": shown(job.slot_counts)}
+    await call.world.store.commit()
+    return Reply(body)

@@ -167,11 +167,11 @@ async def delete_task(call: Call) -> Reply:
 async def list_subtasks(call: Call) -> Reply:
     """List a multi-instance task's subtasks, the primary left out; of any other task there are none."""
     task = call.task()
-    await call.world.store.settle(task.uid)
     names = call.selected()
     value = [views.subtask(call.base, task, kept) for kept in task.subtasks or ()]
     if names is not None:
         value = [{name: part for name, part in one.items() if name in names} for one in value]
+    await call.world.store.settle(task.uid)
     return Reply({"odata.metadata": f"{call.base}/$metadata#subtasks", "value": value})
 
 

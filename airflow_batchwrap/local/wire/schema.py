@@ -112,7 +112,7 @@ def _integer(value: Any, where: str) -> int:
         raise _wrong(where, "an integer")
     try:
         number = int(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise _wrong(where, "an integer") from None
     if isinstance(value, float) and number != value:
         raise _wrong(where, "an integer")
@@ -137,7 +137,7 @@ def _other(kind: str, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise _wrong(where, "true or false")
     elif kind == "float":
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
             raise _wrong(where, "a number")
     elif kind == "dict":
         if not isinstance(value, dict):
