@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
+from typer.testing import CliRunner
+
+from airflow_batchwrap.local.commands import app
 
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
@@ -293,3 +296,12 @@ def test_autoscale_tries_again_for_nodes_that_were_not_to_be_had(scarce: Wire) -
     gone(scarce, other)
     scarce.nodes(name, 1, "idle")
     gone(scarce, name)
+
+
+def test_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for command in ("serve", "start"):
+        result = CliRunner().invoke(app, [command, "--data", str(tmp_path / "data"), "--profile", "quick"])
+        assert result.exit_code == 1
+        assert "quick" in result.output
+        assert "instant, azure" in result.output
+    assert not (tmp_path / "data").exists()
