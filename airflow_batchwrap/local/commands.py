@@ -28,6 +28,7 @@ TimeScale = Annotated[
 Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
 FaultSpec = Annotated[str, typer.Option(help="What goes wrong on purpose, such as seed=7,503=0.1,drop=0.02.")]
 RequestTime = Annotated[float, typer.Option(min=0.05, help="How long a request may take to arrive, in seconds.")]
+JobQuota = Annotated[int, typer.Option(min=1, help="Jobs and job schedules that may be active.")]
 Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
 
 
@@ -71,6 +72,7 @@ def serve(
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
     quota: Quota = None,
+    job_quota: JobQuota = 1000,
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
 ) -> None:
@@ -99,6 +101,7 @@ def serve(
                 pace=pace,
                 capacity=capacity,
                 quota=quota,
+                job_quota=job_quota,
                 faults=wrong,
                 request_time=request_time,
             )
@@ -118,6 +121,7 @@ def start(
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
     quota: Quota = None,
+    job_quota: JobQuota = 1000,
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
 ) -> None:
@@ -128,7 +132,7 @@ def start(
     arguments += ["--profile", profile, "--time-scale", str(time_scale)]
     _faults(faults)
     arguments += ["--faults", faults, "--request-time", str(request_time)]
-    for name, number in (("--capacity", capacity), ("--quota", quota)):
+    for name, number in (("--capacity", capacity), ("--quota", quota), ("--job-quota", job_quota)):
         arguments += [] if number is None else [name, str(number)]
     try:
         if given and runner.attach(data) is None:

@@ -16,7 +16,7 @@ import uvicorn
 
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
-from airflow_batchwrap.local.control.world import Config
+from airflow_batchwrap.local.control.world import MOST_ACTIVE, Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.service import close_world, create_app, open_world
@@ -88,6 +88,7 @@ def serve(
     pace: Pace = INSTANT,
     capacity: int | None = None,
     quota: int | None = None,
+    job_quota: int = MOST_ACTIVE,
     faults: Faults | None = None,
     request_time: float = Connection.request_time,
 ) -> None:
@@ -101,6 +102,7 @@ def serve(
     :param pace: how long things take.
     :param capacity: how many nodes there are to be had.
     :param quota: how many nodes of either kind the account may have.
+    :param job_quota: how many jobs and job schedules may be active.
     :param faults: what goes wrong on purpose.
     :param request_time: how long a request may take to arrive, in seconds.
     :raises HomeError: the state in the data directory cannot be read.
@@ -118,6 +120,7 @@ def serve(
         pace=pace,
         capacity=capacity,
         quota=quota,
+        job_quota=job_quota,
         faults=faults or Faults(),
     )
     Connection.request_time = request_time

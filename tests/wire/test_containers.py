@@ -41,6 +41,9 @@ elif verb == "create":
             env[name] = given or os.environ[name]
         found.setdefault(option, []).append(value)
     image, *command = rest
+    if image == "slow":
+        import time
+        time.sleep(30)
     if image == "missing":
         sys.exit("pull access denied for missing")
     name = found["--name"][0]
@@ -180,6 +183,15 @@ def test_container_goes_with_its_task(place: tuple[Wire, str], engine: Path) -> 
     wire.client.terminate_task(job, task)
     assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
     assert not list((engine / "containers").iterdir())
+
+
+def test_task_is_ended_while_its_image_comes(place: tuple[Wire, str], engine: Path) -> None:
+    wire, pool = place
+    job = wire.job(pool)
+    task = wire.add(job, "/bin/true", container_settings=image("slow"))
+    wire.until(lambda: (engine / "asked").exists() and '"slow"' in (engine / "asked").read_text())
+    wire.client.terminate_task(job, task)
+    assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
 
 
 def test_image_that_is_not_to_be_had_fails_the_task(place: tuple[Wire, str]) -> None:

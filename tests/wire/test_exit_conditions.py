@@ -112,6 +112,16 @@ def test_ending_a_waiting_task_does_nothing_to_the_job(wire: Wire) -> None:
     assert wire.client.get_job(job).state == "active"
 
 
+def test_ending_a_running_task_is_a_failure_for_the_job(wire: Wire, pool: str) -> None:
+    job = performing(wire, pool)
+    task = wire.add(job, "/bin/sleep 60")
+    wire.state(job, task, "running")
+    wire.client.terminate_task(job, task)
+    found = wire.job_state(job, "completed")
+    assert found.execution_info is not None
+    assert found.execution_info.termination_reason == "TaskFailed"
+
+
 def test_job_action_needs_a_job_that_performs_it(wire: Wire, job: str) -> None:
     for conditions in (
         {"exit_codes": codes(1, NONE)},

@@ -11,6 +11,8 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.wire.conftest import Wire
 
 
@@ -122,6 +124,25 @@ def test_states_that_allow_no_change(wire: Wire, pool: str) -> None:
         with pytest.raises(HttpResponseError) as caught:
             refuse()
         assert refused(caught.value) == (409, "JobCompleted")
+
+
+def test_account_has_so_many_active_jobs_and_no_more(services: Callable[..., Wire], tmp_path: Path) -> None:
+    wire = services(tmp_path / "few", "--job-quota", "2")
+    first = wire.job("none")
+    specification = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="none"))
+    later = m.BatchJobScheduleConfiguration(do_not_run_until=datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
+    options = m.BatchJobScheduleCreateOptions(id="s", schedule=later, job_specification=specification)
+    wire.client.create_job_schedule(options)
+    with pytest.raises(HttpResponseError) as caught:
+        wire.job("none")
+    assert refused(caught.value) == (409, "ActiveJobAndScheduleQuotaReached")
+    # Completed jobs do not count.
+    wire.terminate(first)
+    wire.job("none")
+    options.id = "t"
+    with pytest.raises(HttpResponseError) as caught:
+        wire.client.create_job_schedule(options)
+    assert refused(caught.value) == (409, "ActiveJobAndScheduleQuotaReached")
 
 
 def test_automatic_termination_cannot_be_taken_back(wire: Wire, pool: str) -> None:

@@ -19,8 +19,6 @@ _OVER = {"terminating": "JobBeingTerminated", "deleting": "JobBeingDeleted", "co
 
 #: Learn: BatchAutoPoolSpecification.autoPoolIdPrefix.
 MOST_PREFIX = 20
-#: Active jobs and job schedules of an account (Learn: quotas; 100 to 300 by default, and this at most).
-MOST_ACTIVE = 1000
 
 _OWN_TASKS = ("jobManagerTask", "jobPreparationTask", "jobReleaseTask")
 #: What a job manager has that no other task has, and its id.
@@ -107,7 +105,7 @@ def within_quota(world: World) -> None:
     """
     active = sum(job.state not in ("completed", "deleting") for job in world.jobs)
     active += sum(schedule.state not in ("completed", "deleting") for schedule in world.schedules)
-    if active >= MOST_ACTIVE:
+    if active >= world.config.job_quota:
         raise BatchError(
             "ActiveJobAndScheduleQuotaReached",
             f"{active} jobs and job schedules are active, which is as many as may be: terminate or delete some.",

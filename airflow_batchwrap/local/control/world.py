@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Active jobs and job schedules of an account (Learn: quotas; 100 to 300 by default, and this at most).
+MOST_ACTIVE = 1000
+
 
 @dataclass(frozen=True)
 class Config:
@@ -42,6 +45,7 @@ class Config:
     :param capacity: how many nodes there are to be had, over all pools; None for as many as are wanted. More wait for
         others to go, until their pool's resize timeout.
     :param quota: how many nodes of either kind the account may have; None for as many as are wanted.
+    :param job_quota: how many jobs and job schedules may be active.
     :param faults: what goes wrong on purpose.
     """
 
@@ -53,6 +57,7 @@ class Config:
     pace: Pace = INSTANT
     capacity: int | None = None
     quota: int | None = None
+    job_quota: int = MOST_ACTIVE
     faults: Faults = field(default_factory=Faults)
 
     @property

@@ -206,7 +206,7 @@ class Run:
 
     async def _start(self, work: Work, make: bool) -> process.Child:
         try:
-            arguments, variables = await _command_line(work)
+            arguments, variables = await self._command_line(work)
             try:
                 return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
@@ -226,6 +226,20 @@ class Run:
                 (work.directory / name).touch()
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
 
+    async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str]]:
+        if work.container is None:
+            return environment.split(work.command), work.variables
+        inside = environment.split(work.command) if work.command.strip() else []
+        # An image may take its time to come, and nobody waits for that once the run is to end.
+        creating = asyncio.ensure_future(container.create(work.container, inside, work.variables))
+        stopped = asyncio.ensure_future(self.stopped.wait())
+        await asyncio.wait([creating, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if creating.done():
+            return creating.result()
+        creating.cancel()
+        raise TaskFailed("TaskEnded", "The task was ended while its container was made.")
+
     def ended_failure(self) -> dict[str, Any] | None:
         """The failureInfo of a run that was ended before its command ran.
 
@@ -244,13 +258,6 @@ class Run:
                 "FailureExitCode", message, Message=message, AdditionalErrorCode="FailureExitCode"
             ).failure
         return None
-
-
-async def _command_line(work: Work) -> tuple[list[str], dict[str, str]]:
-    if work.container is None:
-        return environment.split(work.command), work.variables
-    inside = environment.split(work.command) if work.command.strip() else []
-    return await container.create(work.container, inside, work.variables)
 
 
 def _first(group: BaseExceptionGroup[TaskFailed]) -> TaskFailed:
