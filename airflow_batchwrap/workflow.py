@@ -124,7 +124,9 @@ class BatchWorkflow(TaskGroup):
                 for step_task in before:
                     step_task >> self.fetch
                 last = [self.fetch]
-            self.clean_up = DeletePoolOperator(task_id="clean_up", workspace=workspace, **common)
+            self.clean_up = DeletePoolOperator(
+                task_id="clean_up", workspace=workspace, retention_days=places["retention_days"], **common
+            )
             # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
             for last_task in [*self.steps.values(), *last]:
                 last_task >> self.clean_up

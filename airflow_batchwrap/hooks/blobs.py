@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from airflow_batchwrap.exceptions import ConfigError, TryAgain
 from airflow_batchwrap.waiting import pause_after
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, UserDelegationKey
 
 INPUTS_CONTAINER = "batchwrap-inputs"
-UPLOAD_THREADS = 8
+_THREADS = 8
 _CHUNK = 4 * 1024 * 1024  # bytes
 # A user delegation key lives at most 7 days (Azure Storage, "Create a user delegation SAS").
 _DELEGATION_DAYS = 7
 _CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
 _COPY_TIMEOUT = 600.0  # seconds
+
+T = TypeVar("T")
 
 
 class BlobCalls:
@@ -100,9 +102,9 @@ class BlobCalls:
         if not files:
             return ()
         self.ensure_container(INPUTS_CONTAINER)
-        with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="batchwrap-upload") as threads:
-            jobs = [threads.submit(self.upload_file, INPUTS_CONTAINER, "files", path, name) for name, path in files]
-            return tuple(job.result() for job in jobs)
+        return tuple(
+            side_by_side(partial(self.upload_file, INPUTS_CONTAINER, "files", path, name) for name, path in files)
+        )
 
     def gather_set(self, files: Sequence[InputFile]) -> str:
         """Copy input blobs, inside the storage account, below one prefix that stands for the whole set.
@@ -116,11 +118,8 @@ class BlobCalls:
         container = self.blobs.get_container_client(INPUTS_CONTAINER)
 
         def copy(item: InputFile) -> None:
-            copied = replace(item.ref, blob=prefix + item.name)
-            if self._is_there(copied):
-                return
             with self.blob_call(f"copy input {item.name!r} inside container {INPUTS_CONTAINER!r}"):
-                target = container.get_blob_client(copied.blob)
+                target = container.get_blob_client(prefix + item.name)
                 state = str(target.start_copy_from_url(self.sas_url(item.ref, timedelta(hours=1)))["copy_status"])
                 began = time.monotonic()
                 # Within one storage account a copy is over at once, but that is no promise.
@@ -133,9 +132,15 @@ class BlobCalls:
                         f"{state!r}). Try again."
                     )
 
-        with ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="batchwrap-copy") as threads:
-            for job in [threads.submit(copy, item) for item in files]:
-                job.result()
+        with self.blob_call(f"list container {INPUTS_CONTAINER!r}"):
+            # What is still being copied has its name and size already.
+            there = {
+                blob.name: blob.size
+                for blob in container.list_blobs(name_starts_with=prefix, include=["copy"])
+                if blob.copy.status in (None, "success")
+            }
+        missing = [item for item in files if there.get(prefix + item.name) != item.ref.size]
+        side_by_side(partial(copy, item) for item in missing)
         return prefix
 
     def _is_there(self, ref: BlobRef) -> bool:
@@ -147,9 +152,7 @@ class BlobCalls:
                 properties = self.blobs.get_blob_client(ref.container, ref.blob).get_blob_properties()
             except ResourceNotFoundError:
                 return False
-            whole = properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256
-            # What is still being copied has its name, size and metadata already.
-            return bool(whole and properties.copy.status in (None, "success"))
+            return bool(properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256)
 
     def _upload(self, ref: BlobRef, data: bytes | IO[bytes]) -> None:
         with self.blob_call(f"upload blob {ref.blob!r} to container {ref.container!r}"):
@@ -306,10 +309,42 @@ class BlobCalls:
             except ResourceNotFoundError:
                 return {}
 
+    def has_blobs(self, container: str, prefix: str) -> bool:
+        """Return whether there is a blob below a prefix."""
+        with self.blob_call(f"list container {container!r}"):
+            found = self.blobs.get_container_client(container).list_blobs(name_starts_with=prefix, results_per_page=1)
+            return next(iter(found), None) is not None
+
+    def delete_blobs_before(self, container: str, prefix: str, moment: datetime) -> int:
+        """Delete the blobs below a prefix that were last written before a moment; return how many."""
+
+        def delete(name: str) -> None:
+            with self.blob_call(f"delete blob {name!r} of container {container!r}"), suppress(ResourceNotFoundError):
+                client.delete_blob(name)
+
+        from azure.core.exceptions import ResourceNotFoundError
+
+        client = self.blobs.get_container_client(container)
+        with self.blob_call(f"list container {container!r}"):
+            old = [item.name for item in client.list_blobs(name_starts_with=prefix) if item.last_modified < moment]
+        side_by_side(partial(delete, name) for name in old)
+        return len(old)
+
     def stream_blob(self, container: str, blob: str) -> Iterator[bytes]:
         """Yield a blob's content in order, in pieces of a few MB."""
         with self.blob_call(f"download blob {blob!r} of container {container!r}"):
             yield from self.blobs.get_blob_client(container, blob).download_blob(max_concurrency=2).chunks()
+
+
+def side_by_side(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Run calls in threads and return their results in order; the first failure cancels those that have not begun."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="batchwrap") as threads:
+        jobs = [threads.submit(call) for call in calls]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def hash_stream(source: IO[bytes]) -> tuple[str, int]:

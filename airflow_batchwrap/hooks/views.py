@@ -335,6 +335,8 @@ def judge_wait(view: WaitView) -> Stuck | None:
     pool = view.pool
     if pool is not None and pool.state in ("missing", "deleting"):
         return Stuck(f"its pool {pool.pool_id!r} was deleted. Clear the set-up task, or use another pool.")
+    if pool is not None and (verdict := judge_pool(pool, 1)).answer == "failed":
+        return Stuck(verdict.why)
     failed = {item.node_id: item for item in view.preparations if item.failed}
     if not failed or pool is None:
         return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap import __version__
-from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
 from airflow_batchwrap.naming import container_name, digest, run_prefix, setup_family
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from azure.batch.models import ResourceFile
 
     from airflow_batchwrap.archive import Archive
+    from airflow_batchwrap.hooks.views import EntityView
 
 # Batch takes 32,768 characters of resource files in all; an address with its SAS is about 500.
 _MOST_INPUT_URLS = 40
+_RESULTS_KEY = "batchwrap_results"  # state store: the run's folder of results
 
 
 class JobOperator(BatchWrapOperator):
@@ -73,6 +75,7 @@ class JobOperator(BatchWrapOperator):
         self.job_wall_clock = job_wall_clock
         self.batch_retries = batch_retries
         self.sas_extra = sas_extra
+        self.has_made = False  # a pool or a job, in this try or an earlier one
 
     def pack(self, context: Context) -> Archive | None:
         """Build the archive; None where there are no steps.
@@ -117,7 +120,6 @@ class JobOperator(BatchWrapOperator):
             ref = hook.upload_bytes(INPUTS_CONTAINER, f"archives/{archive.sha256}.pyz", archive.data)
         inputs = hook.upload_inputs(files)
         resource_files, inputs_dir = self._bring(inputs)
-        prefix = run_prefix(str(context["run_id"]), self.scope, self.map_index(context))
         workspace = replace(
             workspace,
             archive=ref,
@@ -125,11 +127,29 @@ class JobOperator(BatchWrapOperator):
             inputs=inputs,
             inputs_dir=inputs_dir,
             output_container=container,
-            # A container that the user named may serve many DAGs.
-            output_prefix=f"{digest(self.dag_id)}/{prefix}" if named else prefix,
+            output_prefix=self._output_prefix(context, container, workspace.epoch),
             group=self.group,
         )
         return replace(workspace, job_id=self._open_job(context, workspace, resource_files))
+
+    def _output_prefix(self, context: Context, container: str, epoch: int) -> str:
+        """Return the run's folder of results: one that no other run has used.
+
+        A run that was deleted may come again under its old id, and its attempts begin at 1 again: what the old ones
+        left is neither overwritten nor taken for theirs.
+        """
+        store = context["task_state_store"]
+        if isinstance(known := store.get(_RESULTS_KEY), str):
+            return known
+        # A container that the user named may serve many DAGs.
+        root = f"{digest(self.dag_id)}/" if self.settings.output_container else ""
+        base = prefix = root + run_prefix(str(context["run_id"]), self.scope, self.map_index(context))
+        number = 1
+        while epoch == context["ti"].try_number == 1 and self.hook.has_blobs(container, f"{prefix}/"):
+            number += 1
+            prefix = f"{base}-{number}"
+        store.set(_RESULTS_KEY, prefix)
+        return prefix
 
     def _bring(self, inputs: tuple[InputFile, ...]) -> tuple[list[ResourceFile], str]:
         """Return what the job preparation task downloads, and where the steps find it."""
@@ -157,9 +177,11 @@ class JobOperator(BatchWrapOperator):
         """Open the run's job, or adopt the one that an earlier try of this set-up opened."""
         from airflow_batchwrap.hooks import models
 
-        content = digest(*[(item.name, item.ref.sha256) for item in workspace.inputs], workspace.pool_id)
+        inputs_are = [(item.name, item.ref.sha256) for item in workspace.inputs]
+        content = digest(*inputs_are, workspace.pool_id, workspace.output_prefix)
 
         def make(job_id: str) -> bool:
+            self.has_made = True
             job = models.job_options(
                 job_id,
                 workspace.pool_id,
@@ -177,11 +199,21 @@ class JobOperator(BatchWrapOperator):
             epoch=workspace.epoch,
             maker=self.maker(context),
             content=content,
-            find=self.hook.find_jobs,
+            find=self.noticing(self.hook.find_jobs),
             make=make,
             delete=self.hook.delete_job,
             log=self.log,
         ).take()
+
+    def noticing(self, find: Callable[[str], Sequence[EntityView]]) -> Callable[[str], Sequence[EntityView]]:
+        """Return a search that remembers whether there is anything to remove, should this try fail."""
+
+        def look(prefix: str) -> Sequence[EntityView]:
+            found = find(prefix)
+            self.has_made = self.has_made or bool(found)
+            return found
+
+        return look
 
     def family(self, context: Context) -> str:
         """Return what the ids of this run's pool and job begin with."""
@@ -190,6 +222,26 @@ class JobOperator(BatchWrapOperator):
     def maker(self, context: Context) -> str:
         """Return the metadata by which this task knows what it made, in whichever try."""
         return digest(self.dag_id, self.task_id, context["run_id"], context["ti"].map_index)
+
+    def remove_made(self, context: Context, *nouns: str) -> list[str]:
+        """Delete whatever this task made in this run, known to it or not: an answer may have been lost, or cut short.
+
+        :param nouns: "job", "pool".
+        :return: what could not be deleted.
+        """
+        hook, left, family = self.hook, [], self.family(context)
+        calls = {"job": (hook.find_jobs, hook.delete_job), "pool": (hook.find_pools, hook.delete_pool)}
+        for noun in nouns:
+            find, delete = calls[noun]
+            try:
+                for item in find(family):
+                    if item.state != "deleting" and item.metadata.get(MAKER) == self.maker(context):
+                        delete(item.entity_id)
+                        self.log.info("Removed %s %s", noun, item.entity_id)
+            except BatchWrapError as error:
+                left.append(f"perhaps a {noun} {family}... ({error})")
+                break  # the service does not answer: the next call would wait as long, and in vain
+        return left
 
     def made_by(self, context: Context) -> dict[str, str]:
         """Return who made a pool or a job, for people and for the sweep."""

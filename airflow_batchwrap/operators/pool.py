@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
-from airflow_batchwrap.naming import digest
+from airflow_batchwrap.naming import container_name, digest
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.operators.setup import SetUpOperator, remove
@@ -68,6 +68,7 @@ class CreatePoolOperator(SetUpOperator):
         content = digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
 
         def make(pool_id: str) -> bool:
+            self.has_made = True
             metadata = {**self.made_by(context), CONTENT: content}
             return self.hook.create_pool(models.pool_options(pool_id, config, agent, metadata))
 
@@ -77,7 +78,7 @@ class CreatePoolOperator(SetUpOperator):
             epoch=epoch,
             maker=self.maker(context),
             content=content,
-            find=self.hook.find_pools,
+            find=self.noticing(self.hook.find_pools),
             make=make,
             delete=self.hook.delete_pool,
             log=self.log,
@@ -167,14 +168,25 @@ class DeletePoolOperator(BatchWrapOperator):
 
     :param workspace: what the set-up task returned.
     :param pool_id: delete this pool, in place of a workspace.
+    :param retention_days: delete result files of this DAG, from its runs of old, once they are older than that; by
+        default they are kept.
     """
 
-    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "pool_id")
+    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "pool_id", "retention_days")
+    setting_names: Sequence[str] = (*BatchWrapOperator.setting_names, "retention_days")
 
-    def __init__(self, *, workspace: Any = None, pool_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        workspace: Any = None,
+        pool_id: str | None = None,
+        retention_days: int | str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.workspace = workspace
         self.pool_id = pool_id
+        self.retention_days = retention_days
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove; return what was removed."""
@@ -190,4 +202,13 @@ class DeletePoolOperator(BatchWrapOperator):
         removed = remove(self, workspace)
         if removed["failed"]:
             raise TryAgain(f"Not everything could be removed. Left behind: {'; '.join(removed['failed'])}")
+        if (days := self.settings.retention_days) and workspace.output_container:
+            self._delete_old_results(workspace, timedelta(days=days))
         return {"job_id": removed["job_id"], "pool_id": removed["pool_id"]}
+
+    def _delete_old_results(self, workspace: Workspace, age: timedelta) -> None:
+        # The DAG's own container, or its folder in one that was named and may serve many DAGs.
+        own = workspace.output_container == container_name(self.dag_id)
+        root = "" if own else f"{digest(self.dag_id)}/"
+        count = self.hook.delete_blobs_before(workspace.output_container, root, datetime.now(UTC) - age)
+        self.log.info("Deleted %s result files older than %s days", count, age.days)

@@ -8,8 +8,8 @@ import posixpath
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,6 @@ from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-FETCH_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,8 @@ class FetchResultsOperator(BatchWrapOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Download; return step, blob, path, size and sha256 of each file."""
+        from airflow_batchwrap.hooks.blobs import side_by_side
+
         workspace = Workspace.from_xcom(self.workspace)
         target = self._target(context)
         wanted = [self.include] if isinstance(self.include, str) else list(self.include)
@@ -84,13 +84,10 @@ class FetchResultsOperator(BatchWrapOperator):
             self.log.warning("None of the %s result files matches include=%r", len(found), self.include)
         paths = [target / f"{step}/{file.path}" for step, file, _ in chosen]
         _make_folders(target, paths)
-        with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="batchwrap-fetch") as threads:
-            jobs = [
-                threads.submit(self._fetch, workspace.output_container, blob, path, file)
-                for (_, file, blob), path in zip(chosen, paths, strict=True)
-            ]
-            for job in jobs:
-                job.result()
+        side_by_side(
+            partial(self._fetch, workspace.output_container, blob, path, file)
+            for (_, file, blob), path in zip(chosen, paths, strict=True)
+        )
         fetched = [
             FetchedFile(step, blob, str(path), file.size, file.sha256)
             for (step, file, blob), path in zip(chosen, paths, strict=True)

@@ -67,9 +67,10 @@ class SetUpOperator(JobOperator):
         files = self.input_files(context)
         epoch = self.epoch(context)
         began = time.time()
-        pool_id, owned = self.acquire_pool(context, epoch)
-        workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
+        workspace: Workspace | None = None
         try:
+            pool_id, owned = self.acquire_pool(context, epoch)
+            workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
             workspace = self.open_workspace(context, workspace, archive, files)
             deadline = time.time() + pool_wait.total_seconds()
             if self.execution_timeout and self.deferrable:
@@ -83,7 +84,7 @@ class SetUpOperator(JobOperator):
                 verdict = judge_pool(self.hook.view_pool(pool_id), needed)
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
-            self._undo(workspace)
+            self._undo(context, workspace)
             raise
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class SetUpOperator(JobOperator):
             verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
-            self._undo(workspace)
+            self._undo(context, workspace)
             raise
 
     # --- the parts
@@ -166,11 +167,13 @@ class SetUpOperator(JobOperator):
                     break
         raise PoolError(why)
 
-    def _undo(self, workspace: Workspace) -> None:
+    def _undo(self, context: Context, workspace: Workspace | None) -> None:
         """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown."""
-        removed = remove(self, workspace)
-        if removed["failed"]:
-            self.log.error("Left behind after the failed set-up: %s", "; ".join(removed["failed"]))
+        left = remove(self, workspace)["failed"] if workspace is not None else []
+        if not left and self.has_made:
+            left = self.remove_made(context, "job", "pool")
+        if left:
+            self.log.error("Left behind after the failed set-up: %s", "; ".join(left))
 
 
 def remove(operator: BatchWrapOperator, workspace: Workspace) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError,
 from airflow_batchwrap.naming import Attempt, BatchTaskKey, result_folder, step_family, step_id
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.operators.outcome import Outcome
-from airflow_batchwrap.operators.setup import remove
 from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
 from airflow_batchwrap.steps import driver_arguments
 from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, TRIGGER_PADDING, pause_after
@@ -93,9 +92,10 @@ class RunBatchTaskOperator(JobOperator):
         """Submit, or adopt what an earlier try submitted, and wait."""
         self._check()
         settings, epoch, began = self.settings, self.epoch(context), time.time()
-        workspace = self._workspace(context, epoch)
+        workspace: Workspace | None = None
         running: tuple[BatchTaskKey, Attempt] | None = None
         try:
+            workspace = self._workspace(context, epoch)
             key, attempt, created = self._submit(context, workspace, epoch)
             running = key, attempt
             # Queueing included, which step_timeout is not: that one is Batch's to watch.
@@ -108,15 +108,12 @@ class RunBatchTaskOperator(JobOperator):
             if event is None and self.deferrable and time.time() < deadline:
                 self._defer(workspace, key, attempt, deadline)
             result = self._finish(context, workspace, key, attempt, event or {"late": True})
-        except AirflowTaskTimeout:
-            if running is not None:
+        except (Exception, AirflowTaskTimeout) as error:
+            if isinstance(error, AirflowTaskTimeout) and workspace is not None and running is not None:
                 self._give_up(context, workspace, *running)
-            self._close(workspace)
+            self._close(context)
             raise
-        except Exception:
-            self._close(workspace)
-            raise
-        self._close(workspace)
+        self._close(context)
         return result
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
@@ -127,7 +124,7 @@ class RunBatchTaskOperator(JobOperator):
         try:
             return self._finish(context, workspace, key, Attempt(*resume["attempt"]), event)
         finally:
-            self._close(workspace)
+            self._close(context, resumed=True)
 
     # --- the parts
 
@@ -264,7 +261,8 @@ class RunBatchTaskOperator(JobOperator):
             deadline=deadline,
             poll_interval=self.settings.poll_interval.total_seconds(),
             resume={
-                "workspace": workspace.to_xcom(),
+                # Without what is not needed any more: there may be thousands of inputs.
+                "workspace": replace(workspace, inputs=(), archive=None).to_xcom(),
                 "batch_task_id": key.batch_task_id,
                 "attempt": list(attempt.order),
             },
@@ -340,10 +338,12 @@ class RunBatchTaskOperator(JobOperator):
         except BatchWrapError as error:
             self.log.warning("%s It ends with its job, or by its wall clock.", error)
 
-    def _close(self, workspace: Workspace) -> None:
+    def _close(self, context: Context, resumed: bool = False) -> None:
         """End the job where it is this task's own; a workspace's is the teardown's to end."""
-        if not self.workspace and (failed := remove(self, workspace)["failed"]):
-            self.log.error("Left behind: %s", "; ".join(failed))
+        if self.workspace or not (self.has_made or resumed):
+            return
+        if left := self.remove_made(context, "job"):
+            self.log.error("Left behind: %s", "; ".join(left))
 
     # --- small things
 

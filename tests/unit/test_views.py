@@ -119,6 +119,13 @@ def test_a_job_that_ended_starts_nothing_any_more(state: str) -> None:
     assert "job" in stuck.why
 
 
+def test_a_pool_without_nodes_starts_nothing_either() -> None:
+    stuck = judge_wait(WaitView("active", pool=PoolView("p", "active", "steady", 0)))
+    assert stuck is not None
+    assert "has no nodes" in stuck.why
+    assert judge_wait(WaitView("active", pool=pool("preempted", target=1))) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -234,6 +234,10 @@ class Bench:
             "task_state_store": MemoryStore(self._stores.setdefault((operator.task_id, run_id, map_index), {})),
         }
 
+    def forget(self) -> None:
+        """Do as Airflow does when a person deletes the runs."""
+        self._stores.clear()
+
     def run(self, operator: Any, **of_context: Any) -> Any:
         """Run one try to its end, deferral included; return what it returns."""
         return self.begin(operator, **of_context).finish()
@@ -255,6 +259,7 @@ class Bench:
         # Each try is a process of its own on a worker.
         operator.__dict__.pop("hook", None)
         operator.__dict__.pop("settings", None)
+        operator.has_made = False
         begun = Try(operator, self.context(operator, **of_context))
         self.xcoms = begun.context["ti"].xcoms
         try:

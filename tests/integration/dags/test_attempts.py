@@ -129,7 +129,7 @@ def test_a_cleared_step_starts_over_and_ends_what_still_runs(
 def test_a_clear_is_seen_without_the_state_store(bench: Any, workspace: dict[str, Any]) -> None:
     work = step(bench, workspace, "2_echo")
     bench.run(work)
-    bench._stores.clear()  # Airflow's option [state_store] clear_on_success
+    bench.forget()  # Airflow's option [state_store] clear_on_success
     bench.run(work, try_number=2, cleared=1)
     assert bench.xcoms["batch"]["batch_task_id"].endswith("e2-a1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,35 @@ def test_the_newest_attempt_counts(bench: Any, workspace: dict[str, Any], tmp_pa
     found = fetch(bench, workspace, tmp_path / "out")
     assert list(found) == ["a.csv"]
     assert Path(found["a.csv"]["path"]).read_text() == "newer"
+
+
+def test_a_run_that_was_deleted_and_comes_again_has_its_own_results(
+    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path
+) -> None:
+    bench.work.args = [json.dumps({"a.csv": "old"})]
+    bench.run(bench.work, try_number=2, cleared=1)
+    old = hook.list_blobs(workspace["output_container"], "")
+    bench.forget()  # Airflow, of the run
+    again = bench.run(bench.dag.get_task("set_up"))
+    assert again["output_prefix"] == f"{workspace['output_prefix']}-2"
+    bench.work.workspace, bench.work.args = again, [json.dumps({"b.csv": "new"})]
+    bench.run(bench.work)
+    assert list(fetch(bench, again, tmp_path / "out")) == ["b.csv"]
+    assert hook.list_blobs(workspace["output_container"], workspace["output_prefix"] + "/") == old
+
+
+def test_old_results_are_deleted_where_that_was_asked_for(
+    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any]
+) -> None:
+    from airflow_batchwrap import DeletePoolOperator
+
+    container, mine = workspace["output_container"], workspace["output_prefix"]
+    bench.run(bench.make(DeletePoolOperator, workspace=workspace, retention_days="1"))
+    count = len(hook.list_blobs(container, mine))
+    assert count > len(FILES)
+    assert hook.delete_blobs_before(container, "no-such-run/", datetime.now(UTC)) == 0
+    assert hook.delete_blobs_before(container, "", datetime.now(UTC) + timedelta(minutes=1)) == count
+    assert hook.list_blobs(container, "") == {}
 
 
 def record(hook: BatchWrapHook, workspace: dict[str, Any]) -> Any:

@@ -262,4 +262,6 @@ def test_an_identity_signs_with_a_delegation_key(
     assert "last 7 days at most, and 30 days" in "".join(capfd.readouterr())
     # One key for all of them. (That Azurite takes them cannot be seen here: its newest format of such a signature is
     # older than the one of azure-storage-blob.)
-    assert (cert.parent / "log").read_text().count("comp=userdelegationkey") == 1
+    key = hook._delegated
+    assert granted(hook.sas_url(ref, timedelta(hours=2)))["sig"] != granted(read)["sig"]
+    assert hook._delegated is key
