@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages, process
@@ -108,7 +109,7 @@ class Boots:
         limit = int(str(body["maxTaskRetryCount"]))
         execution = node.start = Execution(times.now())
         directory = root / "startup"
-        variables = self._world.scheduler.node_variables(node) | environment.of_task(directory)
+        variables = works.of_node(self._world, node) | environment.of_task(directory)
         variables |= environment.settings(body.get("environmentSettings"))  # type: ignore[arg-type]
         files: Any = body.get("resourceFiles", [])
         settings: Any = body.get("containerSettings")

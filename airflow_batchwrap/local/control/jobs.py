@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.exits import job_action
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
@@ -124,9 +125,7 @@ class Jobs:
             return
         body = part.job.body["jobReleaseTask"]
         part.release = Execution(times.now())
-        part.run = Run(
-            self._world.scheduler.job_work(part.job, node, body, body["maxWallClockTime"]), self._world.blobs
-        )
+        part.run = Run(works.of_job(self._world, part.job, node, body, body["maxWallClockTime"]), self._world.blobs)
         self._world.store.touch(part)
         outcome = await part.run.execute()
         if self._world.stopping:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import container, environment, gang, packages
-from airflow_batchwrap.local.node.layout import job_directory
+from airflow_batchwrap.local.node import gang
 from airflow_batchwrap.local.node.process import Child
-from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run, Work
+from airflow_batchwrap.local.node.run import Outcome, Run
 from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
@@ -133,32 +131,15 @@ class Scheduler:
     def _new_run(self, task: Task, nodes: list[Node]) -> Run:
         first, world = nodes[0], self._world
         if b'"multiInstanceSettings":' not in task.body:
-            return Run(self._work(task, first), world.blobs, lambda child: self._started(task, first, child))
-        settings = json.loads(task.body)["multiInstanceSettings"]
-        addresses = [node.address for node in nodes]
-        works = []
-        for index, node in enumerate(nodes):
-            work = self._work(task, node)
-            shared = gang.variables(addresses, index, str(work.directory))
-            works.append(replace(work, variables={**shared, **work.variables}))
-        coordination = [
-            Work(
-                settings["coordinationCommandLine"],
-                work.directory,
-                work.root,
-                work.variables,
-                settings.get("commonResourceFiles", []),
-                beside=True,
-            )
-            for work in works
-        ]
+            return Run(works.of_task(world, task, first), world.blobs, lambda child: self._started(task, first, child))
+        own, coordination = works.of_gang(world, task, nodes)
         task.subtasks = [
             {"id": index, "nodeId": node.id, "state": "preparing", "since": times.now()}
             for index, node in enumerate(nodes)
             if index
         ]
         return gang.Gang(
-            works[0],
+            own,
             coordination,
             world.blobs,
             lambda child: self._started(task, first, child),
@@ -331,7 +312,8 @@ class Scheduler:
         part.stale = False
         while True:
             part.run = Run(
-                self.job_work(part.job, node, body, body["constraints"]["maxWallClockTime"]), self._world.blobs
+                works.of_job(self._world, part.job, node, body, body["constraints"]["maxWallClockTime"]),
+                self._world.blobs,
             )
             self._world.store.touch(part)
             outcome = await part.run.execute()
@@ -347,86 +329,6 @@ class Scheduler:
         part.run = None
         self._world.store.touch(part)
         part.done.set()
-
-    def job_work(self, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
-        """The work of a job preparation or release task.
-
-        :param job: the job.
-        :param node: the node.
-        :param body: the preparation or release task.
-        :param wall_clock: how long it may take.
-        :return: the work.
-        """
-        root = self._world.root(node)
-        directory = job_directory(root, job.id) / body["id"]
-        variables = {
-            **self.node_variables(node),
-            **environment.of_task(directory),
-            "AZ_BATCH_JOB_ID": job.id,
-            "AZ_BATCH_TASK_ID": body["id"],
-        }
-        if job.body["jobPreparationTask"] is not body:
-            variables |= _preparation(job, root)
-        variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
-        return Work(
-            body["commandLine"],
-            directory,
-            root,
-            variables,
-            body.get("resourceFiles", []),
-            wall_clock=times.parse_duration(wall_clock),
-            container=self._container(job, node, body, directory),
-        )
-
-    def node_variables(self, node: Node) -> dict[str, str]:
-        """The variables every command on a node finds.
-
-        :param node: the node.
-        :return: the variables.
-        """
-        config = self._world.config
-        root = self._world.root(node)
-        variables = environment.base() | environment.of_node(
-            config.account, config.url, node.pool.id, node.id, node.dedicated, root
-        )
-        if references := node.pool.body.get("applicationPackageReferences"):
-            variables |= packages.variables(config.data, root, references)
-        return variables
-
-    def _work(self, task: Task, node: Node) -> Work:
-        body, job, root = json.loads(task.body), task.job, self._world.root(node)
-        directory = job_directory(root, job.id) / task.id
-        variables = {
-            **self.node_variables(node),
-            **environment.of_task(directory),
-            "AZ_BATCH_JOB_ID": job.id,
-            "AZ_BATCH_TASK_ID": task.id,
-        }
-        if "jobPreparationTask" in job.body:
-            variables |= _preparation(job, root)
-        variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
-        wall_clock = body["constraints"].get("maxWallClockTime")
-        bring = None
-        if references := body.get("applicationPackageReferences"):
-            variables = packages.variables(self._world.config.data, root, references) | variables
-            bring = packages.bringing(self._world.config.data, root, references)
-        return Work(
-            body["commandLine"],
-            directory,
-            root,
-            variables,
-            body.get("resourceFiles", []),
-            body.get("outputFiles", []),
-            times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
-            bring=bring,
-            container=self._container(job, node, body, directory),
-        )
-
-    def _container(self, job: Job, node: Node, body: dict[str, Any], directory: Path) -> container.Container | None:
-        root = self._world.root(node)
-        preparation = _preparation(job, root)["AZ_BATCH_JOB_PREP_DIR"] if "jobPreparationTask" in job.body else None
-        settings = body.get("containerSettings")
-        return container.of_task(settings, directory, root, preparation, supported=node.pool.contains)
 
 
 def _manager(task: Task) -> dict[str, Any] | None:
@@ -463,11 +365,6 @@ def finish(execution: Execution, outcome: Outcome) -> None:
     """
     execution.state, execution.ended = "completed", times.now()
     execution.exit_code, execution.failure, execution.result = outcome.exit_code, outcome.failure, outcome.result
-
-
-def _preparation(job: Job, root: Any) -> dict[str, str]:
-    directory = job_directory(root, job.id) / job.body["jobPreparationTask"]["id"]
-    return {"AZ_BATCH_JOB_PREP_DIR": str(directory), "AZ_BATCH_JOB_PREP_WORKING_DIR": str(directory / "wd")}
 
 
 def _waits(job: Job) -> bool:

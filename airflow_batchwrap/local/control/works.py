@@ -1,0 +1,142 @@
+"""What a command on a node needs to run: its directory, its environment, its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.node import container, environment, gang, packages
+from airflow_batchwrap.local.node.layout import job_directory
+from airflow_batchwrap.local.node.run import NO_LIMIT, Work
+from airflow_batchwrap.local.state.entities import Job, Node, Task
+from airflow_batchwrap.local.wire import times
+
+
+def of_job(world: World, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
+    """The work of a job preparation or release task.
+
+    :param world: the state.
+    :param job: the job.
+    :param node: the node.
+    :param body: the preparation or release task.
+    :param wall_clock: how long it may take.
+    :return: the work.
+    """
+    root = world.root(node)
+    directory = job_directory(root, job.id) / body["id"]
+    variables = {
+        **of_node(world, node),
+        **environment.of_task(directory),
+        "AZ_BATCH_JOB_ID": job.id,
+        "AZ_BATCH_TASK_ID": body["id"],
+    }
+    if job.body["jobPreparationTask"] is not body:
+        variables |= _preparation(job, root)
+    variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
+    return Work(
+        body["commandLine"],
+        directory,
+        root,
+        variables,
+        body.get("resourceFiles", []),
+        wall_clock=times.parse_duration(wall_clock),
+        container=_container(world, job, node, body, directory),
+    )
+
+
+def of_node(world: World, node: Node) -> dict[str, str]:
+    """The variables every command on a node finds.
+
+    :param world: the state.
+    :param node: the node.
+    :return: the variables.
+    """
+    config = world.config
+    root = world.root(node)
+    variables = environment.base() | environment.of_node(
+        config.account, config.url, node.pool.id, node.id, node.dedicated, root
+    )
+    if references := node.pool.body.get("applicationPackageReferences"):
+        variables |= packages.variables(config.data, root, references)
+    return variables
+
+
+def of_task(world: World, task: Task, node: Node) -> Work:
+    """The work of a task.
+
+    :param world: the state.
+    :param task: the task.
+    :param node: the node.
+    :return: the work.
+    """
+    body, job, root = json.loads(task.body), task.job, world.root(node)
+    directory = job_directory(root, job.id) / task.id
+    variables = {
+        **of_node(world, node),
+        **environment.of_task(directory),
+        "AZ_BATCH_JOB_ID": job.id,
+        "AZ_BATCH_TASK_ID": task.id,
+    }
+    if "jobPreparationTask" in job.body:
+        variables |= _preparation(job, root)
+    variables |= environment.settings(job.body.get("commonEnvironmentSettings"), body.get("environmentSettings"))
+    wall_clock = body["constraints"].get("maxWallClockTime")
+    bring = None
+    if references := body.get("applicationPackageReferences"):
+        variables = packages.variables(world.config.data, root, references) | variables
+        bring = packages.bringing(world.config.data, root, references)
+    return Work(
+        body["commandLine"],
+        directory,
+        root,
+        variables,
+        body.get("resourceFiles", []),
+        body.get("outputFiles", []),
+        times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
+        bring=bring,
+        container=_container(world, job, node, body, directory),
+    )
+
+
+def _container(world: World, job: Job, node: Node, body: dict[str, Any], directory: Path) -> container.Container | None:
+    root = world.root(node)
+    preparation = _preparation(job, root)["AZ_BATCH_JOB_PREP_DIR"] if "jobPreparationTask" in job.body else None
+    settings = body.get("containerSettings")
+    return container.of_task(settings, directory, root, preparation, supported=node.pool.contains)
+
+
+def of_gang(world: World, task: Task, nodes: list[Node]) -> tuple[Work, list[Work]]:
+    """The work of a multi-instance task.
+
+    :param world: the state.
+    :param task: the task.
+    :param nodes: its nodes, the primary's first.
+    :return: the task's own work, on the first, and that of its coordination command on each.
+    """
+    settings = json.loads(task.body)["multiInstanceSettings"]
+    addresses = [node.address for node in nodes]
+    own: list[Work] = []
+    for index, node in enumerate(nodes):
+        work = of_task(world, task, node)
+        shared = gang.variables(addresses, index, str(work.directory))
+        own.append(replace(work, variables={**shared, **work.variables}))
+    coordination = [
+        Work(
+            settings["coordinationCommandLine"],
+            work.directory,
+            work.root,
+            work.variables,
+            settings.get("commonResourceFiles", []),
+            beside=True,
+        )
+        for work in own
+    ]
+    return own[0], coordination
+
+
+def _preparation(job: Job, root: Any) -> dict[str, str]:
+    directory = job_directory(root, job.id) / job.body["jobPreparationTask"]["id"]
+    return {"AZ_BATCH_JOB_PREP_DIR": str(directory), "AZ_BATCH_JOB_PREP_WORKING_DIR": str(directory / "wd")}
