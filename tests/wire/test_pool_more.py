@@ -305,3 +305,24 @@ def test_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
         assert "quick" in result.output
         assert "instant, azure" in result.output
     assert not (tmp_path / "data").exists()
+
+
+def test_restart_removes_the_node_that_was_named(own: Callable[[], Wire]) -> None:
+    wire = own()
+    name = wire.pool(3)
+    job = wire.job(name)
+    first = wire.add(job, "/bin/sleep 60")
+    busy = wire.state(job, first, "running").node_info
+    assert busy is not None
+    assert busy.node_id is not None
+    options = m.BatchNodeRemoveOptions(node_ids=[busy.node_id], node_deallocation_option="taskcompletion")
+    wire.client.begin_remove_nodes(name, options)
+    assert wire.client.get_pool(name).allocation_state == "resizing"
+    wire.service.stop()
+    wire = own()
+    steady(wire, name)
+    nodes = [node.id for node in wire.nodes(name, 2, "idle", "running")]
+    assert busy.node_id not in nodes
+    again = wire.state(job, first, "running").node_info
+    assert again is not None
+    assert again.node_id in nodes

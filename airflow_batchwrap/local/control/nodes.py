@@ -69,7 +69,8 @@ class Nodes:
         pool.allocate("resizing")
         self._world.store.touch(pool)
         for node in nodes:
-            node.draining = True
+            node.draining = node.named = True
+            self._world.store.touch(node)
         self._stop[pool.id] = asyncio.Event()
         self._world.spawn(self._allocate(pool, option, nodes))
 
@@ -119,7 +120,8 @@ class Nodes:
                 # One that waits for its tasks stays; one that is on its way out goes.
                 if node.state != "leavingpool" and (waiting := self._leavings.pop(node, None)):
                     waiting.cancel()
-                    node.draining = False
+                    node.draining = node.named = False
+                    self._world.store.touch(node)
             pool.target_dedicated = sum(node.dedicated for node in pool.nodes)
             pool.target_low_priority = len(pool.nodes) - pool.target_dedicated
             self._world.scheduler.kick(pool.id)
@@ -183,7 +185,7 @@ class Nodes:
         for dedicated, target in ((True, pool.target_dedicated), (False, pool.target_low_priority)):
             nodes = [node for node in pool.nodes if node.dedicated == dedicated]
             # Those that cannot work go first, then the idle ones, then those with the least to do; the newest first.
-            nodes.sort(key=lambda node: (node.usable, node.used, -node.uid))
+            nodes.sort(key=lambda node: (not node.named, node.usable, node.used, -node.uid))
             surplus += nodes[: max(0, len(nodes) - target)]
         return surplus
 

@@ -180,6 +180,7 @@ class Node(Entity):
         "dedicated",
         "draining",
         "index",
+        "named",
         "pool",
         "recent",
         "runs",
@@ -193,7 +194,7 @@ class Node(Entity):
     )
 
     TABLE: ClassVar[Table] = transitions.NODE
-    FIELDS = ("dedicated", "index", "booted", "scheduling", "tasks_run", "succeeded", "users")
+    FIELDS = ("dedicated", "index", "booted", "scheduling", "tasks_run", "succeeded", "users", "named")
 
     def __init__(
         self,
@@ -220,6 +221,8 @@ class Node(Entity):
         self.used = 0
         #: User accounts by name, without their passwords.
         self.users: dict[str, dict[str, Any]] = {}
+        #: A client named it to be removed: a restart must not take another one in its place.
+        self.named = False
         #: Set while tasks on it may go on but no more are placed: it is about to go, or to be rebooted.
         self.draining = False
         self.runs: dict[Task, Run] = {}

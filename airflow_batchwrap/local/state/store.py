@@ -23,7 +23,7 @@ Row = tuple[int, str, int, bytes | None, bytes]
 GATHER = 0.005
 
 #: What the rows look like: a service of another layout does not read them.
-_LAYOUT = "3"
+_LAYOUT = "4"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entity (
