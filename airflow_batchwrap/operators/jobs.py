@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from airflow_batchwrap.archive import Archive
     from airflow_batchwrap.hooks.views import EntityView
 
-# Batch takes 32,768 characters of resource files in all; an address with its SAS is about 500.
+# Batch takes 32,768 characters of resource files in all (Azure Batch, "resource files"); an address with its SAS has
+# about 500, and more where a name is long or not ASCII.
 _MOST_INPUT_URLS = 40
+_MOST_INPUT_CHARACTERS = 28_000
 _RESULTS_KEY = "batchwrap_results"  # state store: the run's folder of results
 
 
@@ -161,17 +163,13 @@ class JobOperator(BatchWrapOperator):
         hook, lifetime = self.hook, self.settings.job_wall_clock + self.settings.sas_extra
         base = f"$AZ_BATCH_JOB_PREP_WORKING_DIR/{models.INPUTS_DIR}"
         if len(inputs) <= _MOST_INPUT_URLS:
-            return [
-                models.resource_file(
-                    hook.sas_url(item.ref, lifetime), f"{models.INPUTS_DIR}/{item.name}", models.INPUT_MODE
-                )
-                for item in inputs
-            ], base
+            urls = {f"{models.INPUTS_DIR}/{item.name}": hook.sas_url(item.ref, lifetime) for item in inputs}
+            if sum(len(path) + len(url) for path, url in urls.items()) <= _MOST_INPUT_CHARACTERS:
+                return [models.resource_file(url, path, models.INPUT_MODE) for path, url in urls.items()], base
         prefix = hook.gather_set(inputs)
         url = hook.container_sas_url(INPUTS_CONTAINER, lifetime)
-        return [
-            models.resource_folder(url, prefix, models.INPUTS_DIR, models.INPUT_MODE)
-        ], f"{base}/{prefix.rstrip('/')}"
+        folder = models.resource_folder(url, prefix, models.INPUTS_DIR, models.INPUT_MODE)
+        return [folder], f"{base}/{prefix.rstrip('/')}"
 
     def _open_job(self, context: Context, workspace: Workspace, inputs: list[ResourceFile]) -> str:
         """Open the run's job, or adopt the one that an earlier try of this set-up opened."""

@@ -62,13 +62,13 @@ class SetUpOperator(JobOperator):
         """Make the workspace and wait for nodes."""
         from airflow_batchwrap.hooks.views import judge_pool
 
-        settings, needed, pool_wait = self.settings, self.nodes_needed(context), self.pool_wait(context)
-        archive = self.pack(context)
-        files = self.input_files(context)
-        epoch = self.epoch(context)
         began = time.time()
+        self.has_made = context["ti"].try_number > 1
         workspace: Workspace | None = None
         try:
+            settings, needed, pool_wait = self.settings, self.nodes_needed(context), self.pool_wait(context)
+            archive, files = self.pack(context), self.input_files(context)
+            epoch = self.epoch(context)
             pool_id, owned = self.acquire_pool(context, epoch)
             workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
             workspace = self.open_workspace(context, workspace, archive, files)
@@ -94,7 +94,7 @@ class SetUpOperator(JobOperator):
         workspace = Workspace.from_xcom(event["resume"]["workspace"])
         try:
             if error := event.get("error"):
-                raise TryAgain(error) if event.get("again") else PoolError(error)
+                raise PoolError(error)
             verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):

@@ -107,6 +107,14 @@ def test_inputs_are_at_hand_by_name_and_gone_with_the_job(
 
 
 def test_many_inputs_come_by_a_prefix(bench: Any, pool: str, hook: BatchWrapHook, client: BatchClient) -> None:
+    # Not so many, but their addresses are too long for what Batch takes.
+    long = {f"{'漢' * 70}-{number:02}.txt": str(number) for number in range(20)}
+    write(bench.folder / "long", long)
+    workspace = bench.run(use(bench, pool, inputs="long"))
+    found = look(bench, workspace)
+    del found["dir"]
+    assert found == long
+
     many = {f"part/{number:02}.txt": str(number) for number in range(38)} | ODD
     write(bench.folder / "many", many)
     operator = use(bench, pool, inputs="many")
@@ -134,8 +142,8 @@ def test_many_inputs_come_by_a_prefix(bench: Any, pool: str, hook: BatchWrapHook
         rf"{len(many)} input files were uploaded for this job, {len(many) - 1} have arrived", str(told.value)
     )
     # The next run brings it back.
-    workspace = bench.run(operator, run_id="r3")
-    assert set(look(bench, workspace)) == {*many, "dir"}
+    bench.run(operator, run_id="r3")
+    assert set(modified(hook)) == set(before)
 
 
 def test_inputs_are_made_by_tasks_and_named_by_templates(

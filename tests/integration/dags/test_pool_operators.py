@@ -96,6 +96,19 @@ def test_a_set_up_that_fails_leaves_nothing_and_the_next_try_is_not_in_its_way(
     assert own() == set()
 
 
+def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Any, own: Own) -> None:
+    from airflow_batchwrap import ConfigError
+
+    operator = create(bench, retries=1)
+    workspace = bench.run(operator)
+    assert own() == both(workspace)
+    operator.inputs = "gone.txt"
+    # Airflow runs no teardown after it, and the pool would stay.
+    with pytest.raises(ConfigError, match=r"gone\.txt"):
+        bench.run(operator, try_number=2, cleared=1)
+    assert own() == set()
+
+
 def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Any, own: Own, pool: str) -> None:
     from airflow_batchwrap import UsePoolOperator
 
