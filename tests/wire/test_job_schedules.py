@@ -130,7 +130,7 @@ def test_schedule_comes_back_as_it_was_created(wire: Wire, pool: str) -> None:
 
 
 def test_recurring_schedule_creates_one_job_after_the_other(wire: Wire, pool: str) -> None:
-    name = schedule(wire, pool, every_minute(1.0), job_manager_task=BOSS)
+    name = schedule(wire, pool, every_minute(2.0), job_manager_task=BOSS)
     wire.until(lambda: jobs(wire, name) == [f"{name}:job-1", f"{name}:job-2"], timeout=30)
     wire.job_state(f"{name}:job-2", "completed")
     shown = wire.client.get_job_schedule(name)
@@ -143,7 +143,7 @@ def test_recurring_schedule_creates_one_job_after_the_other(wire: Wire, pool: st
 
 
 def test_one_job_is_active_at_a_time(wire: Wire, pool: str) -> None:
-    name = schedule(wire, pool, every_minute(0.5))
+    name = schedule(wire, pool, every_minute(1.5))
     first = f"{name}:job-1"
     wire.job_state(first, "active")
     passed = wire.client.get_job_schedule(name).execution_info.next_run_time
@@ -157,10 +157,10 @@ def test_one_job_is_active_at_a_time(wire: Wire, pool: str) -> None:
 
 
 def test_no_job_is_created_after_the_end(wire: Wire, pool: str) -> None:
-    name = schedule(wire, pool, m.BatchJobScheduleConfiguration(recurrence_interval=MINUTE, do_not_run_after=since(-1)))
+    name = schedule(wire, pool, m.BatchJobScheduleConfiguration(recurrence_interval=MINUTE, do_not_run_after=since(-2)))
     assert wire.client.get_job_schedule(name).execution_info.next_run_time is None
     wire.job_state(f"{name}:job-1", "active")
-    wire.until(lambda: since(0) > (wire.client.get_job_schedule(name).creation_time + datetime.timedelta(seconds=1.2)))
+    wire.until(lambda: since(0) > (wire.client.get_job_schedule(name).creation_time + datetime.timedelta(seconds=2.2)))
     assert wire.client.get_job_schedule(name).state == "active"
     wire.terminate(f"{name}:job-1")
     in_state(wire, name, "completed")
@@ -177,7 +177,7 @@ def test_job_that_is_too_late_is_not_created(wire: Wire, pool: str) -> None:
 
 
 def test_disabled_schedule_creates_no_jobs_until_it_is_enabled(wire: Wire, pool: str) -> None:
-    start = m.BatchJobScheduleConfiguration(do_not_run_until=since(-1))
+    start = m.BatchJobScheduleConfiguration(do_not_run_until=since(-2))
     name = schedule(wire, pool, start)
     wire.client.disable_job_schedule(name)
     with pytest.raises(HttpResponseError) as caught:

@@ -242,7 +242,7 @@ def test_deleted_job_is_deleting_until_its_tasks_are_gone(wire: Wire, pool: str)
     job = wire.job(
         pool,
         job_preparation_task=m.BatchJobPreparationTask(command_line="/bin/true"),
-        job_release_task=m.BatchJobReleaseTask(command_line="/bin/sleep 1"),
+        job_release_task=m.BatchJobReleaseTask(command_line="/bin/sleep 5"),
     )
     wire.run(job, "/bin/true")
     wire.client.begin_delete_job(job, polling_interval=1)

@@ -49,13 +49,20 @@ def test_directory_goes_when_its_time_is_over(wire: Wire, job: str) -> None:
 
 
 def test_directory_of_a_second_run_has_its_time_of_its_own(wire: Wire, job: str, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    task = wire.run(job, f"/bin/sh -c 'test -e {gate} && sleep 0.8; exit 1'", constraints=kept_for(0.4))
+    again, gate = tmp_path / "again", tmp_path / "gate"
+    command = f"/bin/sh -c 'test -e {again} && until test -e {gate}; do sleep 0.02; done; exit 1'"
+    first = wire.run(job, command, constraints=kept_for(0.4))
+    again.touch()
+    wire.client.reactivate_task(job, first.id)
+    second = wire.state(job, first.id, "running")
+    ended = first.execution_info
+    assert ended is not None
+    assert ended.end_time is not None
+    passed = ended.end_time + datetime.timedelta(seconds=0.6)
+    wire.until(lambda: datetime.datetime.now(datetime.UTC) > passed and directory(wire, second).exists())
     gate.touch()
-    wire.client.reactivate_task(job, task.id)
-    again = wire.state(job, task.id, "completed")
-    assert directory(wire, again).exists()
-    wire.until(lambda: not directory(wire, again).exists())
+    wire.state(job, first.id, "completed")
+    wire.until(lambda: not directory(wire, second).exists())
 
 
 def test_directories_are_removed_after_a_restart(own: Callable[[], Wire]) -> None:
