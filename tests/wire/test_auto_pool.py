@@ -92,6 +92,14 @@ def test_only_keep_alive_can_be_changed(wire: Wire) -> None:
     wire.client.begin_delete_pool(pool, polling_interval=1)
 
 
+def test_job_on_a_pool_gets_no_auto_pool_later(wire: Wire, job: str) -> None:
+    options = m.BatchJobDisableOptions(disable_tasks="requeue")
+    wire.client.begin_disable_job(job, options, polling_interval=0).wait()
+    with pytest.raises(HttpResponseError) as caught:
+        wire.client.update_job(job, m.BatchJobUpdateOptions(pool_info=specification(wire)))
+    assert caught.value.status_code == 400
+
+
 @pytest.mark.parametrize(
     ("info", "said"),
     [

@@ -202,7 +202,7 @@ def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:
 async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
     prepare(body, scheduled=job.schedule is not None)
     world = call.world
-    if job.auto_pool:
+    if job.auto_pool or "autoPoolSpecification" in body["poolInfo"]:
         _same_auto_pool(job, body["poolInfo"])
     elif body["poolInfo"].get("poolId", "").lower() != job.pool_id.lower():
         if job.state != "disabled":
