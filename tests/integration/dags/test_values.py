@@ -86,7 +86,16 @@ def test_templates_and_defaults_reach_every_part(
             "    return [len(args), args[-1], engine.params['n'], engine.output_container]\n"
         },
     )
-    write(dags_folder / "steps", {"1_a.py": ECHO, "2_b.py": ECHO})
+    once = (
+        "import pathlib\n"
+        "def do_action(engine, *args):\n"
+        f"    marker = pathlib.Path({str(dags_folder / 'marker')!r})\n"
+        "    if not marker.exists():\n"
+        "        marker.touch()\n"
+        "        raise OSError('not yet')\n"
+        "    return [*args, engine.context['attempt']]\n"
+    )
+    write(dags_folder / "steps", {"1_a.py": ECHO, "2_b.py": once})
     (dags_folder / "late.py").write_text(
         """
 from datetime import timedelta
@@ -143,7 +152,9 @@ with DAG(
     assert run.state == "success", run.log[-4000:]
     assert run.xcoms["outer.one.only"] == [201, {"k": "é"}, 2, "templated-container"]
     assert run.xcoms["two.1_a"] == [run.run_id, 1, None]
-    assert run.xcoms["after"] == [run.xcoms["outer.one.only"], [[run.run_id, 1, None]]]
+    # Its first attempt failed, and Airflow tried it again.
+    assert "OSError: not yet" in run.log
+    assert run.xcoms["after"] == [run.xcoms["outer.one.only"], [[run.run_id, 1, None], 2]]
     workspace = run.xcoms["outer.one.repurpose_pool"]
     assert workspace["output_container"] == "templated-container"
     assert hook.list_blobs("templated-container", workspace["output_prefix"] + "/only/e1-a1/result.json")
