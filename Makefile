@@ -10,7 +10,7 @@ SHELL := /bin/sh
 MAKEFLAGS += --no-print-directory
 
 # Not the Markdown, whose examples are laid out for the eye.
-SOURCES := airflow_batchwrap dags tests
+SOURCES := airflow_batchwrap benchmarks dags tests
 
 # Without PYTHON=... the first of these that is new enough is taken.
 PYTHON ?=
