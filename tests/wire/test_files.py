@@ -49,6 +49,8 @@ def test_output_is_read_by_range_while_the_task_runs(wire: Wire, job: str) -> No
     task = wire.add(job, "/bin/sh -c 'echo first; while [ ! -e go ]; do sleep 0.02; done; echo second'")
     wire.state(job, task, "running")
     client = wire.client
+    # A task is running from the moment its directory is about to be made.
+    wire.until((directory_of(wire, job, task) / "stdout.txt").exists)
     wire.until(lambda: client.get_task_file_properties(job, task, "stdout.txt").content_length == 6)
     with pytest.raises(HttpResponseError) as caught:
         client.download_task_file(job, task, "stdout.txt", ocp_range="bytes=6-")
