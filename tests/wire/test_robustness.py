@@ -186,6 +186,8 @@ DEEP = b'{"id": "d", "poolInfo": {"poolId": "p"}, "metadata": '
         b"[" * 100_000 + b"]" * 100_000,
         DEEP + b"[" * 900 + b"]" * 900 + b"}",
         b'{"id": "x", "poolInfo": {"poolId": "p"}, "priority": NaN}',
+        b'{"id": "x", "poolInfo": {"poolId": "p"}, "constraints": {"maxWallClockTime": 5}}',
+        b'{"id": "x", "poolInfo": {"poolId": "p"}, "constraints": {"maxWallClockTime": []}}',
         b'{"id": "x", "poolInfo": {"poolId": "p"}, "priority": 1e400}',
         b'{"id": "x", "poolInfo": {"poolId": "p"}, "priority": ' + b"9" * 5000 + b"}",
         b'{"id": "\\ud800", "poolInfo": {"poolId": "p"}}',

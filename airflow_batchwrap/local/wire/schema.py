@@ -145,8 +145,10 @@ def _other(kind: str, value: Any, where: str) -> Any:
     else:
         parse = times.parse_duration if kind == "duration" else times.parse_iso
         try:
+            if not isinstance(value, str):
+                raise ValueError
             parse(value)
-        except (TypeError, ValueError):
+        except (OverflowError, ValueError):
             wanted = "an ISO 8601 " + ("duration" if kind == "duration" else "time")
             raise BatchError(
                 "InvalidPropertyValue", f"The property {where} must be {wanted}.", values={"Name": where}
