@@ -23,7 +23,7 @@ from airflow_batchwrap.local.runner import LocalService
 T = TypeVar("T")
 
 
-def until(look: Callable[[], T], timeout: float = 20.0) -> T:
+def until(look: Callable[[], T], timeout: float = 60.0) -> T:
     """Look until there is something to see.
 
     :param look: gives something truthy once it is there.

@@ -82,13 +82,15 @@ def test_properties(wire: Wire, job: str) -> None:
 
 
 def test_listing(wire: Wire, job: str) -> None:
-    task = wire.run(job, "/bin/sh -c 'mkdir -p a/b; echo 12345 > a/b/c; echo x > d'")
+    # A link that leads to itself leads nowhere inside: it is passed over.
+    task = wire.run(job, "/bin/sh -c 'mkdir -p a/b; echo 12345 > a/b/c; echo x > d; ln -s loop loop'")
     flat = {file.name: file for file in wire.client.list_task_files(job, task.id)}
     assert sorted(map(str, flat)) == ["certs", "stderr.txt", "stdout.txt", "wd"]
     assert flat["wd"].is_directory is True
     assert flat["wd"].properties is None
     deep = {file.name: file for file in wire.client.list_task_files(job, task.id, recursive=True)}
     assert {"wd/a", "wd/a/b", "wd/a/b/c", "wd/d"} <= set(deep)
+    assert "wd/loop" not in deep
     properties = deep["wd/a/b/c"].properties
     assert properties is not None
     assert properties.content_length == 6

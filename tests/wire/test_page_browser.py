@@ -27,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), str(APPLICATION) if APPL
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=f"no Chromium on this machine (none of {', '.join(NAMES)})")
 
 #: How long anything may take to be seen, in milliseconds.
-SOON = 15_000
+SOON = 60_000
 
 
 @dataclass

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, moment
 from airflow_batchwrap.local.node import layout
-from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory
+from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory, leads_inside
 from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -151,7 +151,7 @@ def _walk(root: Path, below: str, recursive: bool) -> Iterator[tuple[str, Path]]
     for entry in entries:
         name = f"{below}/{entry.name}" if below else entry.name
         # A symbolic link is listed where it leads to something inside, and never walked into.
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+        if entry.is_symlink() and not leads_inside(Path(entry.path), root):
             continue
         yield name, Path(entry.path)
         if recursive and entry.is_dir(follow_symlinks=False):

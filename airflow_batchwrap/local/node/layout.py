@@ -119,6 +119,19 @@ def remove(directory: Path) -> None:
             return
 
 
+def leads_inside(path: Path, root: Path) -> bool:
+    """Whether a path, its symbolic links followed, is below a directory.
+
+    :param path: the path.
+    :param root: the directory, with no symbolic link in its own path.
+    :return: False also for a link that leads to itself.
+    """
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):
+        return False
+
+
 def inside(root: Path, relative: str) -> Path:
     """A path below a directory, whatever the relative path or a symbolic link on the way says.
 
@@ -131,6 +144,6 @@ def inside(root: Path, relative: str) -> Path:
     if pure.is_absolute() or ".." in pure.parts or "\0" in relative:
         raise OutsideError(f"The path {relative!r} leads out of its directory.")
     path = root.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(root):
+    if not leads_inside(path, root):
         raise OutsideError(f"The path {relative!r} leads out of its directory through a symbolic link.")
     return path

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from airflow_batchwrap.local.node.layout import OutsideError
+from airflow_batchwrap.local.node.layout import OutsideError, leads_inside
 
 _WILD = re.compile(r"[*?\[]")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
@@ -82,7 +82,7 @@ def match(pattern: str, working: Path, limit: Path) -> Iterator[tuple[Path, str]
     if not start.is_relative_to(limit):
         raise OutsideError(f"The pattern {pattern!r} leads out of the node's directory.")
     for path, name in sorted(_walk(start, parts[fixed:], "")):
-        if path.resolve().is_relative_to(limit):
+        if leads_inside(path, limit):
             yield path, name
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow_batchwrap.local.node.layout import OutsideError, inside
+from airflow_batchwrap.local.node.layout import OutsideError, inside, leads_inside
 
 #: How many bytes of a text one answer carries at most, and how many the first one shows.
 CHUNK, TAIL = 256 * 1024, 64 * 1024
@@ -204,7 +204,7 @@ def listing(place: Place) -> tuple[list[Listed], bool]:
         for entry in present:
             name = f"{below}/{entry.name}" if below else entry.name
             try:
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(place.root):
+                if entry.is_symlink() and not leads_inside(Path(entry.path), place.root):
                     continue
                 status = entry.stat()
                 if entry.is_dir(follow_symlinks=False):
