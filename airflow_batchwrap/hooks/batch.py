@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient
 
 # What reading a connection raises when Airflow's own API does not answer; by name, as httpx is no dependency of ours.
-_AIRFLOW_IS_AWAY = {"AirflowRuntimeError", "ConnectError", "ConnectTimeout", "ReadError", "ReadTimeout", "ServerError"}
+_AIRFLOW_IS_AWAY = {"AirflowRuntimeError", "ConnectError", "ConnectTimeout", "ReadError", "ReadTimeout"}
 
 
 class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):

@@ -145,7 +145,8 @@ def job_options(
             rerun_on_node_reboot_after_success=True,
             constraints=models.BatchTaskConstraints(max_task_retry_count=0),
         )
-        inputs_path = f'"$AZ_BATCH_JOB_PREP_WORKING_DIR/{INPUTS_DIR}"'
+        # With :? the shell gives up where the variable is missing, rather than remove /inputs.
+        inputs_path = f'"${{AZ_BATCH_JOB_PREP_WORKING_DIR:?}}/{INPUTS_DIR}"'
         release = models.BatchJobReleaseTask(
             id=RELEASE_ID,
             command_line=f"/bin/sh -c 'rm -rf {inputs_path}'",

@@ -110,7 +110,7 @@ class FetchResultsOperator(BatchWrapOperator):
         if "://" not in base:
             # Not the working directory: a worker's is anywhere.
             base = str(Path(os.environ.get("AIRFLOW_HOME", "~/airflow")).expanduser() / Path(base).expanduser())
-        return ObjectStoragePath(base) / self.dag_id / str(context["run_id"]).replace("/", "_") / to
+        return _opened(base) / self.dag_id / str(context["run_id"]).replace("/", "_") / to
 
     def _results(self, workspace: Workspace) -> Iterator[tuple[str, protocol.ResultFile, str]]:
         """Yield step, file and blob of every file of each step's newest attempt.

@@ -234,6 +234,11 @@ class Bench:
             "task_state_store": MemoryStore(self._stores.setdefault((operator.task_id, run_id, map_index), {})),
         }
 
+    def gate(self) -> tuple[str, Path]:
+        """Return a command that waits until a file is there, and that file."""
+        path = self.folder / f"gate-{uuid.uuid4().hex[:8]}"
+        return f"until [ -e {path} ]; do sleep 0.05; done", path
+
     def forget(self) -> None:
         """Do as Airflow does when a person deletes the runs."""
         self._stores.clear()

@@ -147,7 +147,8 @@ def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
 
     from airflow_batchwrap import StepTimeout
 
-    work = step(bench, workspace, "3_slow", **arguments, **{limit: timedelta(seconds=1.5)})
+    seconds = 1.5 if limit == "step_timeout" else 3
+    work = step(bench, workspace, "3_slow", **arguments, **{limit: timedelta(seconds=seconds)})
     by_airflow = limit == "execution_timeout" and not arguments.get("deferrable", True)
     with pytest.raises(AirflowTaskTimeout if by_airflow else StepTimeout) as told:
         bench.run(work)
@@ -155,6 +156,7 @@ def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
         assert limit in str(told.value)
     until(lambda: batch_tasks()["e1-a1"].state == "completed")
     work.step = "2_echo.py"
+    setattr(work, limit, timedelta(hours=1))
     assert bench.run(work, try_number=2) == []
     assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
 
@@ -164,7 +166,7 @@ def test_waiting_for_a_node_does_not_count(bench: Any, workspace: dict[str, Any]
 
     first = bench.make(RunBatchTaskOperator, workspace=workspace, command="sleep 3", task_slots=2)
     bench.submit(first)
-    assert bench.run(step(bench, workspace, "2_echo", step_timeout="2 s")) == []
+    assert bench.run(step(bench, workspace, "2_echo", step_timeout="2.5 s")) == []
 
 
 def test_a_step_without_a_record_is_tried_again(bench: Any, workspace: dict[str, Any]) -> None:

@@ -53,9 +53,11 @@ def delete(bench: Any, workspace: Any) -> Any:
 
 
 def test_a_set_up_whose_worker_died_is_gone_on_with_and_so_is_a_cleared_one(bench: Any, own: Own) -> None:
-    operator = create(bench, pool_config={"start_task": "sleep 2"}, retries=1)
+    shut, gate = bench.gate()
+    operator = create(bench, pool_config={"start_task": shut}, retries=1)
     bench.submit(operator)
     first = own()
+    gate.touch()
     workspace = bench.run(operator, try_number=2)
     assert both(workspace) == first == own()
     # A person clears a step, and Airflow its set-up with it: the same pool and job, other steps may run there.
@@ -193,12 +195,14 @@ class Unreliable(ThreadingHTTPServer):
 
     :ivar lost: method and path of requests that are passed on and get no answer.
     :ivar refused: method and path of requests that get an error.
+    :ivar busy: how many requests are told that the service is busy.
     """
 
     def __init__(self, service: LocalService) -> None:
         super().__init__(("127.0.0.1", 0), _Passing)
         self.service = urllib.parse.urlsplit(service.url).netloc
         self.lost = self.refused = ("", "-")
+        self.busy = 0
 
     @property
     def url(self) -> str:
@@ -211,6 +215,13 @@ class _Passing(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.busy > 0:
+            self.server.busy -= 1
+            self.send_response(503)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if self._is(self.server.refused):
             self.send_error(400)
             return
@@ -274,4 +285,16 @@ def test_the_pool_is_deleted_where_the_job_cannot_be(bench: Any, unreliable: Unr
     assert own() == {("job", workspace["job_id"])}
     unreliable.refused = "", "-"
     assert delete(bench, workspace) == {"job_id": workspace["job_id"], "pool_id": None}
+    assert own() == set()
+
+
+def test_a_busy_service_is_waited_for(
+    bench: Any, unreliable: Unreliable, own: Own, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shut, gate = bench.gate()
+    begun = bench.submit(create(bench, pool_config={"start_task": shut}))
+    gate.touch()
+    unreliable.busy = 5  # the client itself asks 4 times
+    delete(bench, begun.finish())
+    assert "busy or failing (503)" in "".join(capfd.readouterr())
     assert own() == set()

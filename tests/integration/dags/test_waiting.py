@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from airflow_batchwrap.triggers.step import BatchTaskTrigger
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
 
 RESUME = {"workspace": {"pool_id": "p"}}
@@ -128,16 +130,18 @@ def test_states_are_logged_once_each(
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, RunBatchTaskOperator
 
-    create = bench.make(CreatePoolOperator, pool_config={"start_task": "sleep 1"}, inline_wait=0)
-    begun = bench.begin(create)
-    assert begun.trigger is not None
+    shut, gate = bench.gate()
+    begun = bench.submit(bench.make(CreatePoolOperator, pool_config={"start_task": shut}))
     capfd.readouterr()
+    threading.Timer(1, gate.touch).start()
     workspace = begun.finish()
     told = "".join(capfd.readouterr())
     assert "0 of 1 nodes usable (1 waitingforstarttask" in told
     assert told.count("1 of 1 nodes usable (1 idle") == 1
-    begun = bench.submit(bench.make(RunBatchTaskOperator, workspace=workspace, command="sleep 1; echo end"))
+    shut, gate = bench.gate()
+    begun = bench.submit(bench.make(RunBatchTaskOperator, workspace=workspace, command=f"{shut}; echo end"))
     capfd.readouterr()
+    threading.Timer(1, gate.touch).start()
     assert begun.finish() == "end"
     told = "".join(capfd.readouterr())
     assert told.count("is running") == 1
@@ -154,3 +158,16 @@ def test_a_trigger_can_be_cancelled(connections: None, pool: str) -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled())
+
+
+def test_both_connections_can_be_tried(
+    hook: BatchWrapHook, local_service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    assert hook.test_connection() == (True, "The Batch account and the storage account answer.")
+    set_connection(monkeypatch, local_service, login="somebody-else")
+    works, told = BatchWrapHook().test_connection()
+    assert not works
+    assert "refused the credentials" in told
+    assert local_service.key not in told

@@ -8,8 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
@@ -144,12 +142,10 @@ def test_the_workflow_section_of_the_pools_file_counts(dags_folder: Path) -> Non
     assert set_up.settings.job_wall_clock == timedelta(days=3)
 
 
-@pytest.mark.parametrize("import_first", ["", "import airflow_batchwrap\n"])
-def test_parsing_loads_nothing_of_azure(dags_folder: Path, import_first: str) -> None:
+def test_parsing_loads_nothing_of_azure(dags_folder: Path) -> None:
     steps(dags_folder / "steps", "1_a.py", "2_b.py")
     (dags_folder / "flow.py").write_text(
-        import_first
-        + HEAD
+        HEAD
         + """
 with DAG("flow", schedule=None):
     flow = BatchWorkflow("w", steps="steps", pool_config=PoolConfig(vm_size="Standard_D2s_v3"), results="r")
