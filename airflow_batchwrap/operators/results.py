@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class FetchedFile:
     """One result file.
 
-    :param step: the step that chose it.
+    :param step: the task whose step chose it, without its group.
     :param blob: its name in the results container.
     :param path: where it is now.
     :param size: bytes.

@@ -1,0 +1,58 @@
+"""Azure's errors become ours: what to do next, the problem and the remedy, and no secret."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from azure.core import exceptions as azure
+
+from airflow_batchwrap.exceptions import ConfigError, PoolError, Throttled
+from airflow_batchwrap.hooks.errors import translate, translated
+
+SECRET = "c2VjcmV0"
+
+
+def response(kind: Any, status: int, code: str, text: str = "Something is wrong.\nRequestId:1\nTime:2") -> Any:
+    """Return an error as Azure's clients raise it for an answer of the service."""
+    error = kind(message=text)
+    error.status_code = status
+    details = [SimpleNamespace(code="Detail", message=f"https://h/c/b?sv=1&sig={SECRET}")]
+    error.error = SimpleNamespace(code=code, message=text, details=details)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (response(azure.ResourceNotFoundError, 404, "JobNotFound"), ConfigError, "clear the set-up task"),
+        (response(azure.ResourceExistsError, 409, "JobCompleted"), ConfigError, "clear the set-up task"),
+        (response(azure.HttpResponseError, 400, "InvalidPropertyValue"), ConfigError, "connection 'my_conn'"),
+        (response(azure.ClientAuthenticationError, 401, "AuthenticationFailed"), ConfigError, "name and key"),
+        (response(azure.HttpResponseError, 403, "AuthorizationFailure"), ConfigError, "roles of the identity"),
+        (response(azure.ResourceExistsError, 409, "PoolQuotaReached"), PoolError, "quota of pools"),
+        (response(azure.ResourceExistsError, 409, "ActiveJobAndScheduleQuotaReached"), PoolError, "active jobs"),
+        (response(azure.HttpResponseError, 429, "TooManyRequests"), Throttled, "busy or failing"),
+        (response(azure.HttpResponseError, 503, "ServerBusy"), Throttled, "busy or failing"),
+        (response(azure.HttpResponseError, 500, "OperationTimedOut"), Throttled, "busy or failing"),
+        (azure.ServiceRequestError(f"no route to https://h/?sig={SECRET}"), Throttled, "does not answer"),
+        (azure.ServiceResponseError("cut off"), Throttled, "does not answer"),
+    ],
+)
+def test_what_becomes_of_an_error(error: Exception, kind: type[Exception], said: str) -> None:
+    told = translate(error, "make thing 'x'", "the Batch account", "my_conn")
+    assert type(told) is kind
+    assert said in str(told)
+    assert str(told).startswith("Could not make thing 'x': ")
+    assert SECRET not in str(told)
+    assert ".." not in str(told).replace("?...", "").replace("=...", "")
+    assert "RequestId" not in str(told)
+
+
+def test_the_original_is_not_chained() -> None:
+    # Airflow logs whole chains, and its text may hold an address with a signature.
+    with pytest.raises(ConfigError) as told, translated("read", "the Batch account", "c"):
+        raise response(azure.HttpResponseError, 400, "Bad", f"https://h/?sig={SECRET}")
+    assert told.value.__suppress_context__
+    assert told.value.__cause__ is None
