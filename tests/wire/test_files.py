@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.rest import HttpRequest
 
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
@@ -79,6 +80,20 @@ def test_properties(wire: Wire, job: str) -> None:
     assert found.creation_time is not None
     folder = wire.client.get_task_file_properties(job, task.id, "wd")
     assert folder.is_directory is True
+
+
+def test_name_that_is_no_text(wire: Wire, job: str) -> None:
+    # A file system's names are bytes: what is no UTF-8 is listed replaced, and found by its URL.
+    task = wire.run(job, """/bin/sh -c 'printf odd > "$(printf "a\\377 #?%%b")"'""")
+    listed = {file.name: file for file in wire.client.list_task_files(job, task.id, recursive=True)}
+    odd = listed["wd/a\ufffd #?%b"]
+    assert odd.url is not None
+    assert odd.url.endswith("/files/wd/a%FF%20%23%3F%25b")
+    path = odd.url.removeprefix(wire.service.url)
+    response = wire.client.send_request(HttpRequest("GET", f"{path}?api-version=2025-06-01"), stream=True)
+    assert (response.status_code, response.read()) == (200, b"odd")
+    with pytest.raises(ResourceNotFoundError):
+        wire.client.get_task_file_properties(job, task.id, "wd/a\ufffd #?%b")
 
 
 def test_listing(wire: Wire, job: str) -> None:

@@ -113,8 +113,8 @@ def test_times_pass_as_on_azure(services: Callable[..., Wire], tmp_path: Path) -
     def within(first: datetime.datetime | None, last: datetime.datetime | None, seconds: float) -> bool:
         assert first is not None
         assert last is not None
-        # How much later it may be is up to this machine.
-        return seconds / scale <= (last - first).total_seconds() <= seconds / scale + 5
+        # How much later it may be is up to this machine; the clock itself may be set a little while this runs.
+        return 0.95 * seconds / scale <= (last - first).total_seconds() <= seconds / scale + 5
 
     assert within(pool.creation_time, pool.allocation_state_transition_time, 72)
     assert within(node.allocation_time, node.state_transition_time, 20)

@@ -54,14 +54,19 @@ def _reachable(node: Node) -> None:
         raise BatchError("NodeStateUnusable", f"The node is {node.state}.", values={"NodeState": node.state})
 
 
+def _shown(name: str) -> str:
+    """A file's name as JSON can carry it: bytes that are no UTF-8 are shown replaced, and kept in the file's URL."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def _named(call: Call, root: Path) -> Path:
     name = call.path["filePath"].strip("/")
     try:
         path = inside(root, name)
     except (OutsideError, ValueError, OSError):
-        raise BatchError("FileNotFound", values={"FilePath": name}) from None
+        raise BatchError("FileNotFound", values={"FilePath": _shown(name)}) from None
     if not os.path.lexists(path) or path == root:
-        raise BatchError("FileNotFound", values={"FilePath": name})
+        raise BatchError("FileNotFound", values={"FilePath": _shown(name)})
     return path
 
 
@@ -75,7 +80,7 @@ def _headers(path: Path, status: os.stat_result, url: str, name: str) -> dict[st
         "ocp-creation-time": times.http_date(status.st_ctime),
         "ocp-batch-file-isdirectory": str(directory),
         "ocp-batch-file-mode": f"0o{status.st_mode:o}",
-        "ocp-batch-file-url": quote(f"{url}/files/{name}", safe=""),
+        "ocp-batch-file-url": quote(os.fsencode(f"{url}/files/{name}"), safe=""),
     }
 
 
@@ -168,7 +173,11 @@ async def _list(call: Call, root: Path, url: str) -> Reply:
         except OSError:
             status = file.path.lstat()
         directory = stat.S_ISDIR(status.st_mode)
-        shown = {"name": file.name, "url": f"{url}/files/{quote(file.name)}", "isDirectory": directory}
+        shown = {
+            "name": _shown(file.name),
+            "url": f"{url}/files/{quote(os.fsencode(file.name))}",
+            "isDirectory": directory,
+        }
         if not directory:
             shown["properties"] = {
                 "creationTime": times.iso(status.st_ctime),

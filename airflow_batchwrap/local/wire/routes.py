@@ -76,7 +76,8 @@ def find(method: str, raw_path: str) -> tuple[Operation, dict[str, str]]:
         name, branch = branch.parameter
         if name == "filePath":
             # The SDK sends a file's path as one segment (%2F); others send its slashes as they are.
-            parameters[name] = unquote("/".join(segments[index:]))
+            # A file's name is bytes, which need not be UTF-8.
+            parameters[name] = unquote("/".join(segments[index:]), errors="surrogateescape")
             break
         parameters[name] = unquote(segment)
     operation = branch.operations.get(method)
