@@ -111,6 +111,13 @@ class JobOperator(BatchWrapOperator):
         self, context: Context, workspace: Workspace, archive: Archive | None, files: list[tuple[str, Path]]
     ) -> Workspace:
         """Upload what the steps need and open the job; return the workspace with both in it."""
+        workspace, resource_files = self.lay_out(context, workspace, archive, files)
+        return replace(workspace, job_id=self._open_job(context, workspace, resource_files))
+
+    def lay_out(
+        self, context: Context, workspace: Workspace, archive: Archive | None, files: list[tuple[str, Path]]
+    ) -> tuple[Workspace, list[ResourceFile]]:
+        """Upload what the steps need; return the workspace without a job, and what its preparation downloads."""
         from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
 
         hook, named = self.hook, self.settings.output_container
@@ -132,7 +139,7 @@ class JobOperator(BatchWrapOperator):
             output_prefix=self._output_prefix(context, container, workspace.epoch),
             group=self.group,
         )
-        return replace(workspace, job_id=self._open_job(context, workspace, resource_files))
+        return workspace, resource_files
 
     def _output_prefix(self, context: Context, container: str, epoch: int) -> str:
         """Return the run's folder of results: one that no other run has used.
