@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from azure.batch import models
 
 from airflow_batchwrap.config import PoolConfig, ResourceFileConfig, StartTaskConfig
 from airflow_batchwrap.engine import protocol
+from airflow_batchwrap.hooks.autoscale import EVALUATION_INTERVAL, ScaleFormula
 
 # Whether a Batch task's default user is its own or the pool's differs by what one reads, so it is always said.
 # Rights on files that one Batch task leaves for another depend on it.
@@ -163,13 +165,33 @@ def job_options(
 
 
 def pool_options(
-    pool_id: str, config: PoolConfig, node_agent_sku_id: str, metadata: Mapping[str, str]
+    pool_id: str,
+    config: PoolConfig,
+    node_agent_sku_id: str,
+    metadata: Mapping[str, str],
+    nodes_within: timedelta = timedelta(minutes=30),
 ) -> models.BatchPoolCreateOptions:
-    """Return a pool with fixed node targets.
+    """Return a pool that has its nodes at once, and none after ``idle_minutes`` without work; 0 fixes its size.
 
     :param node_agent_sku_id: the node agent of the image.
     :param metadata: beside the configuration's own.
+    :param nodes_within: how long its nodes may take to come; until then it needs no work to keep them.
     """
+    dedicated, spot, idle = config.target_dedicated_nodes, config.target_low_priority_nodes, config.idle_minutes
+    # Batch refuses targets beside a formula, and its resize timeout is for resizes by hand.
+    scaling: dict[str, Any] = (
+        {
+            "enable_auto_scale": True,
+            "auto_scale_formula": ScaleFormula.new(dedicated, spot, idle, nodes_within).text,
+            "auto_scale_evaluation_interval": EVALUATION_INTERVAL,
+        }
+        if idle
+        else {
+            "target_dedicated_nodes": dedicated,
+            "target_low_priority_nodes": spot,
+            "resize_timeout": config.resize_timeout,
+        }
+    )
     if config.image_id:
         image = models.BatchVmImageReference(virtual_machine_image_id=config.image_id)
     else:
@@ -188,9 +210,6 @@ def pool_options(
         virtual_machine_configuration=models.VirtualMachineConfiguration(
             image_reference=image, node_agent_sku_id=node_agent_sku_id, os_disk=disk
         ),
-        resize_timeout=config.resize_timeout,
-        target_dedicated_nodes=config.target_dedicated_nodes,
-        target_low_priority_nodes=config.target_low_priority_nodes,
         enable_inter_node_communication=config.inter_node_communication,
         network_configuration=network,
         start_task=_start_task(config.start_task) if config.start_task else None,
@@ -202,6 +221,7 @@ def pool_options(
         task_slots_per_node=config.task_slots_per_node,
         task_scheduling_policy=models.BatchTaskSchedulingPolicy(node_fill_type=config.node_fill_type),
         metadata=metadata_items({**config.metadata, **metadata}),
+        **scaling,
     )
 
 

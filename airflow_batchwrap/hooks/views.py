@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from airflow_batchwrap.hooks.autoscale import ScaleFormula
 from airflow_batchwrap.hooks.errors import scrub
 
 # Failure codes that a new try can cure; everything else needs a person.
@@ -38,6 +39,7 @@ _REMEDIES = {
 _USABLE = {"idle", "running"}
 # A preempted spot node is not among them: Azure goes on trying to give it back.
 _GONE = {"starttaskfailed", "unusable", "leavingpool", "offline", "deallocated", "deallocating"}
+_NO_SAMPLES = "InsufficientSampleData"  # what the formula of a new pool may meet, and what passes
 _SIGNALS = {1: "SIGHUP", 2: "SIGINT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
 
 
@@ -204,7 +206,13 @@ class PoolView:
     """One pool with its nodes.
 
     :param state: active or deleting; ``missing`` where there is none.
-    :param target: nodes asked for, dedicated and spot.
+    :param target: nodes asked for, dedicated and spot; with autoscale, by the last evaluation.
+    :param autoscale: whether it scales by itself.
+    :param formula: by which it does, where that is this package's own.
+    :param evaluated: whether its formula was evaluated yet.
+    :param scale_error: why the last evaluation failed.
+    :param targets: dedicated and spot nodes asked for.
+    :param present: dedicated and spot nodes there are.
     """
 
     pool_id: str
@@ -214,6 +222,11 @@ class PoolView:
     autoscale: bool = False
     resize_errors: tuple[str, ...] = ()
     nodes: tuple[NodeView, ...] = ()
+    formula: ScaleFormula | None = None
+    evaluated: bool = False
+    scale_error: str = ""
+    targets: tuple[int, int] = (0, 0)
+    present: tuple[int, int] = (0, 0)
 
     @property
     def usable(self) -> int:
@@ -234,12 +247,19 @@ class PoolView:
     @classmethod
     def of(cls, pool: Any, nodes: list[NodeView]) -> PoolView:
         """Read an SDK ``BatchPool``."""
+        targets = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
+        run = pool.auto_scale_run
         return cls(
             pool_id=pool.id,
             state=text(pool.state),
             allocation_state=text(pool.allocation_state),
-            target=(pool.target_dedicated_nodes or 0) + (pool.target_low_priority_nodes or 0),
+            target=sum(targets),
             autoscale=bool(pool.enable_auto_scale),
+            formula=ScaleFormula.read(pool.auto_scale_formula) if pool.enable_auto_scale else None,
+            evaluated=run is not None,
+            scale_error=f"{run.error.code}: {run.error.message}" if run and run.error else "",
+            targets=targets,
+            present=(pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0),
             resize_errors=tuple(f"{error.code}: {error.message}" for error in pool.resize_errors or ()),
             nodes=tuple(nodes),
         )
@@ -273,9 +293,15 @@ def judge_pool(view: PoolView, min_nodes: int | None = None) -> Verdict:
     if view.state == "deleting":
         return Verdict("failed", f"{name} is being deleted. Use another pool, or wait until it is gone.")
     if view.target == 0 and view.autoscale:
-        return Verdict("ready")  # it grows once there is work
+        if view.scale_error and not view.scale_error.startswith(_NO_SAMPLES):
+            return Verdict("failed", f"{name} has no nodes: its autoscale formula failed: {view.scale_error}")
+        if view.formula is None:
+            return Verdict("ready")  # it grows once there is work
+        if view.formula.total:
+            # Emptied for want of work it grows again; a new one waits for the first evaluation.
+            return Verdict("ready" if view.evaluated else "wait")
     if view.target == 0 and not view.nodes:
-        return Verdict("failed", f"{name} has no nodes and does not scale by itself. Resize it to one node or more.")
+        return Verdict("failed", f"{name} has no nodes and is to have none. Resize it to one node or more.")
     wanted = view.target if min_nodes is None else min(min_nodes, view.target)
     if view.usable >= max(1, wanted):
         return Verdict("ready")
@@ -345,6 +371,12 @@ def judge_wait(view: WaitView) -> Stuck | None:
         return None
     first = next(iter(failed.values()))
     return Stuck(f"the job preparation task, which brings the inputs, failed on node {first.node_id}", first)
+
+
+def told_of(view: TaskView) -> str:
+    """Return a Batch task's state as the log tells it, once at each change."""
+    rerun = f", rerun {view.reruns} by Batch" if view.reruns else ""
+    return (f"{view.state} on node {view.node_id}" if view.node_id else view.state) + rerun
 
 
 def signal_of(exit_code: int) -> str:

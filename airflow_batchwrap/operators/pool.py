@@ -70,7 +70,8 @@ class CreatePoolOperator(SetUpOperator):
         def make(pool_id: str) -> bool:
             self.has_made = True
             metadata = {**self.made_by(context), CONTENT: content}
-            return self.hook.create_pool(models.pool_options(pool_id, config, agent, metadata))
+            options = models.pool_options(pool_id, config, agent, metadata, self.pool_wait(context))
+            return self.hook.create_pool(options)
 
         claim = Claim(
             noun="pool",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from airflow_batchwrap.hooks.autoscale import ScaleFormula
 from airflow_batchwrap.hooks.errors import scrub
 from airflow_batchwrap.hooks.views import (
     NodeView,
@@ -70,6 +73,26 @@ def test_a_pool_that_cannot_work_is_told(view: PoolView, said: str) -> None:
 @pytest.mark.parametrize("states", [(), ("leavingpool",)])
 def test_an_empty_pool_that_scales_by_itself_is_ready(states: tuple[str, ...]) -> None:
     assert judge_pool(pool(*states, target=0, autoscale=True)).answer == "ready"
+
+
+def test_an_empty_pool_of_ours_waits_for_its_first_evaluation_and_grows_again_after_others() -> None:
+    own = ScaleFormula.new(2, 0, 15, timedelta(minutes=30))
+    for evaluated, answer in ((False, "wait"), (True, "ready")):
+        assert judge_pool(pool(target=0, autoscale=True, formula=own, evaluated=evaluated)).answer == answer
+    nothing = own.resized(0, 0, timedelta(0))
+    verdict = judge_pool(pool(target=0, autoscale=True, formula=nothing, evaluated=True))
+    assert verdict.answer == "failed"
+    assert "is to have none" in verdict.why
+
+
+def test_a_formula_that_cannot_be_evaluated_is_told_unless_it_lacks_samples_for_now() -> None:
+    def answer(error: str) -> str:
+        return judge_pool(pool(target=0, autoscale=True, evaluated=True, scale_error=error)).answer
+
+    assert answer("InsufficientSampleData: too few") == "ready"
+    assert answer("AutoScalingFormulaEvaluationError: no such name") == "failed"
+    # With nodes there is no hurry: they stay as they are.
+    assert judge_pool(pool("idle", target=1, autoscale=True, scale_error="AutoScaling...")).answer == "ready"
 
 
 def test_a_preempted_node_may_come_back() -> None:
