@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, Self
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airflow_batchwrap.config.base import ConfigModel, describe, explain, same
 from airflow_batchwrap.config.files import caller_folder, read_json_object, resolve_path
@@ -49,16 +49,35 @@ def check_container_name(name: str) -> str:
 
 
 class ManifestEntry(ConfigModel):
-    """One step to run, as one Batch task.
+    """One step, or one command, to run as one Batch task.
 
     :param step: the step file's name.
     :param args: one string, split as a shell splits words, or the positional arguments themselves.
+    :param command: a command line for a shell on the node, instead of a step.
     """
 
     model_config = ConfigDict(str_strip_whitespace=False)
 
-    step: str
+    step: str = ""
     args: str | tuple[Any, ...] = ()
+    command: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_the_two(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            if ("step" in data) == ("command" in data):
+                raise ValueError("use either a step or a command, and not both")
+            if "command" in data and data.get("args"):
+                raise ValueError("a command takes no args: write them into the command")
+        return data
+
+    @field_validator("command")
+    @classmethod
+    def _something_to_run(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("use a command line, such as \"sort words.txt\"")
+        return value
 
     @field_validator("step")
     @classmethod
@@ -101,7 +120,9 @@ class Manifest(ConfigModel):
     def mapped(self) -> list[dict[str, Any]]:
         """Return the entries as ``RunBatchTaskOperator.partial(...).expand_kwargs`` takes them: one task each."""
         return [
-            {"step": entry.step, "args": entry.args if isinstance(entry.args, str) else list(entry.args)}
+            {"command": entry.command}
+            if entry.command
+            else {"step": entry.step, "args": entry.args if isinstance(entry.args, str) else list(entry.args)}
             for entry in self.entries
         ]
 
