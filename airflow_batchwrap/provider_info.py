@@ -33,6 +33,10 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": _modules("hooks", "batch"),
         "operators": _modules("operators", "pool", "step", "results"),
         "triggers": _modules("triggers", "pool", "step"),
+        "extra-links": [
+            f"{_PACKAGE}.links.{name}"
+            for name in ("pool.JobLink", "pool.PoolLink", "step.BatchTaskLink", "step.ResultsLink")
+        ],
         "config": {
             "batchwrap": {
                 "description": "Settings of airflow-batchwrap that hold for every DAG.\n",

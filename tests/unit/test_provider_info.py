@@ -53,6 +53,18 @@ def test_every_listed_module_imports_and_has_a_class_of_its_kind(kind: str) -> N
         assert [c for c in classes if bases[kind] in [base.__name__ for base in c.__mro__]], name
 
 
+def test_every_extra_link_is_listed_and_named() -> None:
+    from airflow_batchwrap.links.base import StoredLink
+
+    found = {}
+    for path in INFO["extra-links"]:
+        module, _, name = path.rpartition(".")
+        found[path] = getattr(importlib.import_module(module), name)().name
+    assert len(set(found.values())) == len(found)
+    kinds = StoredLink.__subclasses__()
+    assert {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds} == set(found)
+
+
 def test_every_public_operator_is_in_a_listed_module() -> None:
     public = {module for name, module in airflow_batchwrap._PUBLIC.items() if name.endswith("Operator")}
     assert public - set(listed("operators")) == set()
