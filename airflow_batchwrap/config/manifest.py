@@ -76,7 +76,7 @@ class ManifestEntry(ConfigModel):
     @classmethod
     def _something_to_run(cls, value: str) -> str:
         if not value.strip():
-            raise ValueError("use a command line, such as \"sort words.txt\"")
+            raise ValueError('use a command line, such as "sort words.txt"')
         return value
 
     @field_validator("step")
