@@ -55,4 +55,12 @@ class NodeLost(TryAgain):
 
 
 class Throttled(TryAgain):
-    """The service asks for fewer requests, or does not answer for now."""
+    """The service asks for fewer requests, or does not answer for now.
+
+    :param message: the problem and the remedy.
+    :param retry_after: how many seconds the service asks to be left alone; None where it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

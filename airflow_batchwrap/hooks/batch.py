@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 # What reading a connection raises when Airflow's own API does not answer; by name, as httpx is no dependency of ours.
 _AIRFLOW_IS_AWAY = {"AirflowRuntimeError", "ConnectError", "ConnectTimeout", "ReadError", "ReadTimeout"}
 
+_QUIETED = {
+    "azure.core.pipeline.policies.http_logging_policy": logging.WARNING,
+    "azure.batch._utils.model_base": logging.ERROR,
+}
+
 
 class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
     """Talk to one Batch account and one storage account.
@@ -44,10 +49,11 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
 
     def __init__(self, azure_batch_conn_id: str = "azure_batch_default", wasb_conn_id: str = "wasb_default") -> None:
         super().__init__()
-        # As WasbHook does: Azure's clients would fill the task's log with every request's headers.
-        requests = logging.getLogger("azure.core.pipeline.policies.http_logging_policy")
-        if requests.level == logging.NOTSET:
-            requests.setLevel(logging.WARNING)
+        # As WasbHook does: Azure's clients would fill the task's log with every request's headers, and with a traceback
+        # for every file that is not there yet (its error has no body that could be read).
+        for name, level in _QUIETED.items():
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(level)
         self.azure_batch_conn_id = azure_batch_conn_id
         self.wasb_conn_id = wasb_conn_id
 
@@ -78,11 +84,12 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
             return WasbHook(self.wasb_conn_id).get_conn()
 
     @asynccontextmanager
-    async def async_batch(self) -> AsyncIterator[AsyncBatchClient]:
+    async def async_batch(self, *, retries: bool = True) -> AsyncIterator[AsyncBatchClient]:
         """Open an async Batch client on the same connection, closed with the block.
 
         AzureBatchHook has no async client: this builds the one that its ``get_conn`` would.
 
+        :param retries: let the client itself try again where the service is busy; False for who spaces requests out.
         :raises ConfigError: the connection is missing or incomplete.
         """
         from airflow.providers.microsoft.azure.utils import get_async_default_azure_credential
@@ -103,7 +110,8 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
                     managed_identity_client_id=extra.get("managed_identity_client_id"),
                     workload_identity_tenant_id=extra.get("workload_identity_tenant_id"),
                 )
-            client = BatchClient(endpoint=url, credential=credential)
+            options: dict[str, Any] = {} if retries else {"retry_total": 0}
+            client = BatchClient(endpoint=url, credential=credential, **options)
         try:
             yield client
         finally:

@@ -280,6 +280,21 @@ class BlobCalls:
             )
         return json.loads(data)
 
+    def blob_size(self, container: str, blob: str) -> int | None:
+        """Return a blob's size in bytes; None where there is none."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        with self.blob_call(f"read blob {blob!r} of container {container!r}"):
+            try:
+                return int(self.blobs.get_blob_client(container, blob).get_blob_properties().size)
+            except ResourceNotFoundError:
+                return None
+
+    def read_blob_from(self, container: str, blob: str, offset: int) -> bytes:
+        """Return what a blob holds from an offset, in bytes, to its end."""
+        with self.blob_call(f"read blob {blob!r} of container {container!r}"):
+            return self.blobs.get_blob_client(container, blob).download_blob(offset=offset).readall()
+
     def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str | None:
         """Return the end of a blob as text; None where there is none.
 

@@ -92,7 +92,8 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
             " a clock that is off by more than 15 minutes gives the same answer."
         )
     if status in _BUSY:
-        return Throttled(f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later.")
+        told = f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later."
+        return Throttled(told, _retry_after(error))
     if code in _QUOTA:
         return PoolError(
             f"Could not {doing}: the account's quota of {_QUOTA[code]} is used up ({code}): {said}. "
@@ -101,6 +102,15 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
     label = code or status or type(error).__name__
     remedy = _REMEDIES.get(code) or f"Check what was asked for, and connection {conn_id!r}."
     return ConfigError(f"Could not {doing}: {where} answered {label}: {said}. {remedy}")
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Return the seconds that an answer's ``Retry-After`` asks for; None where it has none, or a date."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        return max(0.0, float(headers.get("Retry-After", "")))
+    except ValueError:
+        return None
 
 
 @contextmanager

@@ -12,13 +12,15 @@ from airflow_batchwrap.naming import BatchTaskKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from azure.batch import BatchClient
     from azure.batch.aio import BatchClient as AsyncBatchClient
     from azure.batch.models import BatchJob, BatchTask, BatchTaskCreateOptions
+    from azure.core.exceptions import HttpResponseError
 
 _JOB_SELECT = ["id", "state", "executionInfo"]
-_TASK_SELECT = ["id", "state", "executionInfo", "nodeInfo"]
+_TASK_SELECT = ["id", "state", "stateTransitionTime", "executionInfo", "nodeInfo"]
 # All of these mean "no such file now": the node is gone, was cleaned, or has not written it yet.
 _NO_FILE = {
     "FileNotFound",
@@ -101,6 +103,30 @@ class TaskCalls:
             found = self.batch.list_tasks(job_id, select=_TASK_SELECT, filter=f"startswith(id, '{prefix}')")
             return {task.id: TaskView.of(task) for task in found}
 
+    async def aview_tasks(
+        self, client: AsyncBatchClient, job_id: str, since: datetime | None
+    ) -> tuple[dict[str, TaskView] | None, datetime | None]:
+        """Return the states of a job's Batch tasks by id, and when the last of these changes was.
+
+        :param since: only those whose state changed then or later; None for all.
+        :return: None in place of the states where the job is gone; None in place of the time where nothing was listed.
+        """
+        from azure.core.exceptions import ResourceNotFoundError
+
+        views: dict[str, TaskView] = {}
+        newest: datetime | None = None
+        changed = None if since is None else f"stateTransitionTime ge datetime'{since:%Y-%m-%dT%H:%M:%S.%f}Z'"
+        with self.batch_call(f"list the Batch tasks of job {job_id!r}"):
+            try:
+                async for task in client.list_tasks(job_id, select=_TASK_SELECT, filter=changed):
+                    views[str(task.id)] = TaskView.of(task)
+                    when = task.state_transition_time
+                    if when is not None and (newest is None or when > newest):
+                        newest = when
+            except ResourceNotFoundError:
+                return None, None
+        return views, newest
+
     def has_work(self, job_id: str) -> bool:
         """Return whether a job has a Batch task that is not over."""
         with self.batch_call(f"list the Batch tasks of job {job_id!r}"):
@@ -175,6 +201,39 @@ class TaskCalls:
 
     # --- files on nodes
 
+    def read_task_file(self, key: BatchTaskKey, path: str, offset: int, limit: int) -> bytes:
+        """Return what a Batch task's file holds from an offset on; nothing where there is nothing to read (yet).
+
+        :param offset: bytes.
+        :param limit: the most bytes to read.
+        """
+        from azure.core.exceptions import HttpResponseError
+
+        with self.batch_call(f"read {path} of Batch task {key}"):
+            try:
+                span = f"bytes={offset}-{offset + limit - 1}"
+                return b"".join(self.batch.download_task_file(key.job_id, key.batch_task_id, path, ocp_range=span))
+            except HttpResponseError as error:
+                if _no_file(error):
+                    return b""
+                raise
+
+    async def aread_task_file(
+        self, client: AsyncBatchClient, key: BatchTaskKey, path: str, offset: int, limit: int
+    ) -> bytes:
+        """Return what :meth:`read_task_file` does, without blocking."""
+        from azure.core.exceptions import HttpResponseError
+
+        with self.batch_call(f"read {path} of Batch task {key}"):
+            try:
+                span = f"bytes={offset}-{offset + limit - 1}"
+                found = await client.download_task_file(key.job_id, key.batch_task_id, path, ocp_range=span)
+                return b"".join([chunk async for chunk in found])
+            except HttpResponseError as error:
+                if _no_file(error):
+                    return b""
+                raise
+
     def tail_task_file(self, key: BatchTaskKey, path: str, limit: int = 16384) -> str:
         """Return the end of a Batch task's file, read from its node; empty where it cannot be read.
 
@@ -213,7 +272,7 @@ class TaskCalls:
                     chunks: Iterable[bytes] = download(f"bytes={max(0, size - limit)}-{size - 1}")
                     return b"".join(chunks).decode("utf-8", "replace")
                 except HttpResponseError as error:
-                    if code_of(error) in _NO_FILE or error.status_code in (404, 409, 416):
+                    if _no_file(error):
                         return ""
                     raise
         except BatchWrapError:
@@ -224,6 +283,11 @@ class TaskCalls:
 def _wait_view(job: BatchJob, preparations: tuple[PreparationView, ...], pool: PoolView) -> WaitView:
     info = job.execution_info
     return WaitView(text(job.state), (info.termination_reason or "") if info else "", preparations, pool)
+
+
+def _no_file(error: HttpResponseError) -> bool:
+    """Tell whether there is no such file, or range of it, now."""
+    return code_of(error) in _NO_FILE or error.status_code in (404, 409, 416)
 
 
 def _not_specified(error: Exception) -> bool:

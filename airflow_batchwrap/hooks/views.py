@@ -49,16 +49,27 @@ class EntityView:
 
     :param state: of a pool: active or deleting; of a job: active, disabled, terminating, completed, deleting, ...
     :param metadata: by name.
+    :param created: when it was made; None where that was not asked for.
+    :param pool_id: of a job: the pool it runs on; empty where that was not asked for.
     """
 
     entity_id: str
     state: str
     metadata: Mapping[str, str]
+    created: datetime | None = None
+    pool_id: str = ""
 
     @classmethod
     def of(cls, entity: Any) -> EntityView:
         """Read an SDK ``BatchPool`` or ``BatchJob``."""
-        return cls(entity.id, text(entity.state), {item.name: item.value for item in entity.metadata or ()})
+        run = getattr(entity, "execution_info", None)
+        return cls(
+            entity_id=entity.id,
+            state=text(entity.state),
+            metadata={item.name: item.value for item in entity.metadata or ()},
+            created=entity.creation_time,
+            pool_id=(run.pool_id or "") if run else "",
+        )
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,15 @@ class BatchWrapOperator(BaseOperator):
         """Return what a trigger needs to make the same hook."""
         return {"azure_batch_conn_id": self.azure_batch_conn_id, "wasb_conn_id": self.wasb_conn_id}
 
+    def identity(self, context: Context) -> dict[str, Any]:
+        """Return which Airflow task this is: what a trigger needs to ask what has become of it."""
+        return {
+            "dag_id": self.dag_id,
+            "run_id": str(context["run_id"]),
+            "task_id": self.task_id,
+            "map_index": self.map_index(context),
+        }
+
     @property
     def scope(self) -> str:
         """What this task and its siblings belong to: the task group, or the task itself outside one."""

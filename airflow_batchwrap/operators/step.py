@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepFailed, TryAgain
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepFailed, StepTimeout, TryAgain
+from airflow_batchwrap.hooks.output import OutputTail
 from airflow_batchwrap.naming import Attempt, BatchTaskKey, result_folder, step_family, step_id
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.operators.outcome import Outcome
+from airflow_batchwrap.operators.progress import Follower
 from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
 from airflow_batchwrap.steps import driver_arguments
-from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, TRIGGER_PADDING, pause_after
+from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
+from airflow_batchwrap.waiting import TRIGGER_PADDING
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -85,6 +88,13 @@ class RunBatchTaskOperator(JobOperator):
         self.environment = dict(environment or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
+        # What this process has done so far; nothing of it outlives a deferral.
+        self._running: BatchTaskKey | None = None
+        self._identity: TaskIdentity | None = None
+        self._stopped = False
+        self._began = 0.0
+        self._told = ""
+        self._tail = OutputTail()
 
     # --- Airflow's side
 
@@ -92,23 +102,30 @@ class RunBatchTaskOperator(JobOperator):
         """Submit, or adopt what an earlier try submitted, and wait."""
         self._check()
         settings, epoch, began = self.settings, self.epoch(context), time.time()
+        self._identity = TaskIdentity(**self.identity(context))
         workspace: Workspace | None = None
         running: tuple[BatchTaskKey, Attempt] | None = None
         try:
             workspace = self._workspace(context, epoch)
             key, attempt, created = self._submit(context, workspace, epoch)
             running = key, attempt
+            self._began = time.time()
             # Queueing included, which step_timeout is not: that one is Batch's to watch.
             deadline = created + settings.job_wall_clock.total_seconds()
             if self.execution_timeout and self.deferrable:
                 # Airflow forgets it while a task is deferred.
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
             inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
+            self._running = key
             event = self._wait(workspace, key, inline if self.deferrable else deadline)
+            if self._stopped and event is None:
+                raise StepTimeout(f"Waiting for Batch task {key} was ended with the Airflow task.")
             if event is None and self.deferrable and time.time() < deadline:
-                self._defer(workspace, key, attempt, deadline)
+                self._defer(context, workspace, key, attempt, deadline)
             result = self._finish(context, workspace, key, attempt, event or {"late": True})
         except (Exception, AirflowTaskTimeout) as error:
+            if self._stopped:
+                raise
             if isinstance(error, AirflowTaskTimeout) and workspace is not None and running is not None:
                 self._give_up(context, workspace, *running)
             self._close(context)
@@ -121,10 +138,28 @@ class RunBatchTaskOperator(JobOperator):
         resume = event["resume"]
         workspace = Workspace.from_xcom(resume["workspace"])
         key = BatchTaskKey(workspace.job_id, resume["batch_task_id"])
+        self._told, self._tail = resume.get("told", ""), OutputTail.from_json(event.get("output"))
         try:
             return self._finish(context, workspace, key, Attempt(*resume["attempt"]), event)
         finally:
             self._close(context, resumed=True)
+
+    def on_kill(self) -> None:
+        """Terminate this Batch task and no other, if a person has ended the Airflow task.
+
+        A worker that is shut down leaves it alone: the task's next try finds it. So does one that cannot learn in time
+        what has become of the task; a new epoch, the teardown or the sweep ends the work then.
+        """
+        key, task = self._running, self._identity
+        if key is None or task is None or self._stopped:
+            return
+        state = state_in_time(task.state)
+        if was_ended(state):
+            self._stopped = True
+            self.log.info("Terminating Batch task %s: its Airflow task was ended (%s)", key, state)
+            self._terminate(key)
+        else:
+            self.log.info("Left Batch task %s alone: Airflow has its task as %s", key, state)
 
     # --- the parts
 
@@ -225,41 +260,34 @@ class RunBatchTaskOperator(JobOperator):
         rendered = self.render_template(self.environment, context)
         return {str(name): str(value) for name, value in rendered.items()}
 
+    def _follower(self, workspace: Workspace, key: BatchTaskKey) -> Follower:
+        return Follower(
+            self.hook, key, workspace.pool_id, self.log, lambda: self._stopped, tail=self._tail, told=self._told
+        )
+
     def _wait(self, workspace: Workspace, key: BatchTaskKey, until: float) -> dict[str, Any] | None:
         """Look at the Batch task until it is over; return what a trigger's event would say, None where time is up."""
-        from airflow_batchwrap.hooks.views import judge_wait
+        follower = self._follower(workspace, key)
+        try:
+            return follower.wait(until, self.settings.poll_interval.total_seconds())
+        finally:
+            self._told = follower.told
 
-        began, told = time.monotonic(), ""
-        asked = began + GRACE - STUCK_INTERVAL
-        while True:
-            try:
-                view = self.hook.view_task(key)
-                if view.over:
-                    return {"view": view.to_json()}
-                if (line := f"{view.state} {view.node_id}".strip()) != told:
-                    told = line
-                    self.log.info("Batch task %s is %s", key.batch_task_id, line)
-                if view.state != "running" and time.monotonic() - asked >= STUCK_INTERVAL:
-                    asked = time.monotonic()
-                    stuck = judge_wait(self.hook.view_wait(workspace.job_id, workspace.pool_id))
-                    if stuck is not None:
-                        return {"stuck": asdict(stuck)}
-            except TryAgain as error:  # a missed look fails nothing; the deadline does
-                self.log.warning("%s", error)
-            left = until - time.time()
-            if left <= 0:
-                return None
-            time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
-
-    def _defer(self, workspace: Workspace, key: BatchTaskKey, attempt: Attempt, deadline: float) -> None:
+    def _defer(
+        self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt, deadline: float
+    ) -> None:
         from airflow_batchwrap.triggers.step import BatchTaskTrigger
 
         trigger = BatchTaskTrigger(
             pool_id=workspace.pool_id,
             job_id=key.job_id,
             batch_task_id=key.batch_task_id,
+            began=self._began,
+            told=self._told,
+            output=self._tail.to_json(),
             deadline=deadline,
             poll_interval=self.settings.poll_interval.total_seconds(),
+            identity=self.identity(context),
             resume={
                 # Without what is not needed any more: there may be thousands of inputs.
                 "workspace": replace(workspace, inputs=(), archive=None).to_xcom(),
@@ -296,8 +324,7 @@ class RunBatchTaskOperator(JobOperator):
         else:
             view = TaskView(**event["view"])
             self._push(context, workspace, key, view)
-            if stdout := outcome.stdout.strip():
-                self.log.info("The end of stdout:\n%s", stdout)
+            self._follower(workspace, key).finish(view, outcome.container, outcome.prefix)
             if not view.succeeded:
                 error = outcome.error(view)
             else:

@@ -1,11 +1,10 @@
-"""The loop that the triggers of this package share."""
+"""What the triggers of this package share: an event always comes, and an end by a person reaches the service."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +32,18 @@ class WaitTrigger(BaseTrigger):
     :param deadline: seconds since 1970, absolute: a moved or restarted trigger waits no longer for it.
     :param poll_interval: the longest pause between two looks, in seconds.
     :param resume: handed back in the event: what the operator needs to go on.
+    :param identity: which Airflow task waits: ``dag_id``, ``run_id``, ``task_id``, ``map_index``. Without it nothing is
+        ended on the service when the task is.
     """
 
-    arguments: tuple[str, ...] = ("deadline", "poll_interval", "azure_batch_conn_id", "wasb_conn_id", "resume")
+    arguments: tuple[str, ...] = (
+        "deadline",
+        "poll_interval",
+        "azure_batch_conn_id",
+        "wasb_conn_id",
+        "resume",
+        "identity",
+    )
 
     def __init__(
         self,
@@ -45,6 +53,7 @@ class WaitTrigger(BaseTrigger):
         azure_batch_conn_id: str,
         wasb_conn_id: str,
         resume: dict[str, Any],
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.deadline = deadline
@@ -52,20 +61,21 @@ class WaitTrigger(BaseTrigger):
         self.azure_batch_conn_id = azure_batch_conn_id
         self.wasb_conn_id = wasb_conn_id
         self.resume = resume
+        self.identity = identity
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what makes this trigger again."""
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return path, {name: getattr(self, name) for name in self.arguments}
 
-    @abstractmethod
     async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
         """Look once; return what to say, or None to go on waiting."""
+        raise NotImplementedError
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is something to say."""
+        """Wait until there is something to say."""
         try:
-            said = await self._wait()
+            said = await self.wait()
         except BatchWrapError as error:
             said = {"error": str(error)}
         except Exception as error:
@@ -73,7 +83,8 @@ class WaitTrigger(BaseTrigger):
             said = {"error": f"Waiting failed in the triggerer: {type(error).__name__}"}
         yield TriggerEvent({"resume": self.resume, **said})  # type: ignore[no-untyped-call]
 
-    async def _wait(self) -> dict[str, Any]:
+    async def wait(self) -> dict[str, Any]:
+        """Look again and again; return what there is to say at last, ``late`` where the deadline has passed."""
         from airflow_batchwrap.hooks.batch import BatchWrapHook
 
         hook = BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
@@ -104,3 +115,28 @@ class WaitTrigger(BaseTrigger):
                 if left <= 0:
                     return {"late": True}
                 await asyncio.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
+
+    # --- an end by a person
+
+    async def end(self, hook: BatchWrapHook) -> None:
+        """End on the service what is waited for; nothing by default."""
+
+    async def on_kill(self) -> None:
+        """End what is waited for, if a person has ended the Airflow task.
+
+        Airflow also calls this where the trigger has moved to another triggerer, and where a new try has begun before
+        the old trigger went: then the state says so, and the work goes on.
+        """
+        from airflow_batchwrap.hooks.batch import BatchWrapHook
+        from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
+
+        if not self.identity:
+            return
+        state = await asyncio.to_thread(state_in_time, TaskIdentity(**self.identity).state)
+        if not was_ended(state):
+            self.log.info("Left the work alone: Airflow has the task as %s", state)
+            return
+        try:
+            await self.end(BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id))
+        except BatchWrapError as error:
+            self.log.warning("%s It ends with its job, by its wall clock, or by the sweep.", error)

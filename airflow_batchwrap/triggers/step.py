@@ -2,51 +2,99 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.naming import BatchTaskKey
 from airflow_batchwrap.triggers.base import WaitTrigger
-from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL
 
 if TYPE_CHECKING:
-    from azure.batch.aio import BatchClient
-
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.triggers.watch import Update
 
 
 class BatchTaskTrigger(WaitTrigger):
-    """Fire when a Batch task is over or can never start.
+    """Fire when a Batch task is over or can never start; tell what it prints meanwhile.
+
+    All of these that wait for one job's Batch tasks share its watcher, and with it the requests.
 
     :param pool_id: the pool it runs on.
     :param job_id: its Batch job.
     :param batch_task_id: its id.
+    :param began: when the wait began, in seconds since 1970: the longer it has lasted, the longer the pauses.
+    :param told: the last state that the log knows.
+    :param output: how far its output was told; None to tell nothing of it.
     """
 
-    arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "batch_task_id")
+    arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "batch_task_id", "began", "told", "output")
 
-    def __init__(self, *, pool_id: str, job_id: str, batch_task_id: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        pool_id: str,
+        job_id: str,
+        batch_task_id: str,
+        began: float = 0.0,
+        told: str = "",
+        output: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.pool_id = pool_id
         self.job_id = job_id
         self.batch_task_id = batch_task_id
-        self._told = ""
-        self._asked = time.monotonic() + GRACE - STUCK_INTERVAL
+        self.began = began
+        self.told = told
+        self.output = output
 
-    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
-        """Look at the Batch task and, while it waits, at what may keep it."""
-        from airflow_batchwrap.hooks.views import judge_wait
+    async def wait(self) -> dict[str, Any]:
+        """Wait in the job's watcher."""
+        from airflow_batchwrap.hooks.output import OutputTail
+        from airflow_batchwrap.triggers.watch import Waiter, Watcher, WatchKey
 
-        view = await hook.aview_task(client, BatchTaskKey(self.job_id, self.batch_task_id))
+        key = WatchKey(self.azure_batch_conn_id, self.wasb_conn_id, self.pool_id, self.job_id)
+        waited = max(0.0, time.time() - self.began) if self.began else 0.0
+        tail = None if self.output is None else OutputTail.from_json(self.output)
+        waiter = Waiter(self.batch_task_id, time.monotonic() - waited, self.poll_interval, tail)
+        said: dict[str, Any] | None = None
+        async with Watcher.joined(key, waiter):
+            while said is None:
+                left = self.deadline - time.time()
+                if left <= 0:
+                    said = {"late": True}
+                    break
+                try:
+                    async with asyncio.timeout(left):
+                        said = self._read(await waiter.updates.get())
+                except TimeoutError:
+                    said = {"late": True}
+        return {**said, "output": None if tail is None else tail.to_json()}
+
+    def _read(self, update: Update) -> dict[str, Any] | None:
+        """Tell the log what an update says; return what ends the wait."""
+        from airflow_batchwrap.hooks.views import told_of
+
+        for line in update.lines:
+            self.log.info("%s", line)
+        if update.warning:
+            self.log.warning("%s", update.warning)
+        if update.error:
+            return {"error": update.error}
+        if update.stuck is not None:
+            return {"stuck": asdict(update.stuck)}
+        view = update.view
+        if view is None:
+            return None
         if view.over:
             return {"view": view.to_json()}
-        if (line := f"{view.state} {view.node_id}".strip()) != self._told:
-            self._told = line
+        if (line := told_of(view)) != self.told:
+            self.told = line
             self.log.info("Batch task %s is %s", self.batch_task_id, line)
-        if view.state != "running" and time.monotonic() - self._asked >= STUCK_INTERVAL:
-            self._asked = time.monotonic()
-            stuck = judge_wait(await hook.aview_wait(client, self.job_id, self.pool_id))
-            if stuck is not None:
-                return {"stuck": asdict(stuck)}
         return None
+
+    async def end(self, hook: BatchWrapHook) -> None:
+        """Terminate this Batch task and no other."""
+        await asyncio.to_thread(hook.terminate_task, BatchTaskKey(self.job_id, self.batch_task_id))
+        self.log.info("Terminated Batch task %s, whose Airflow task was ended", self.batch_task_id)

@@ -72,7 +72,7 @@ class Page:
         return render("missing.html", status, account=account, detail=detail if status == 404 else "")
 
     async def _overview(self, request: Request) -> Response:
-        pools, pages = show.page_of(list(self._world.pools), 1, POOLS)
+        pools, pages = show.page_of(list(self._world.pools)[::-1], 1, POOLS)
         jobs, job_pages = show.page_of(list(self._world.jobs)[::-1], 1, JOBS)
         return self._show(
             request,
@@ -88,7 +88,7 @@ class Page:
     async def _pools(self, request: Request) -> Response:
         wanted = _query(request, "id")
         found = [pool for pool in self._world.pools if wanted.lower() in pool.id.lower()]
-        pools, pages = show.page_of(found, _number(request), POOLS)
+        pools, pages = show.page_of(found[::-1], _number(request), POOLS)
         return self._show(
             request,
             "pools.html",

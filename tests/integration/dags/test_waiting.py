@@ -140,7 +140,6 @@ def test_states_are_logged_once_each(
     assert told.count("1 of 1 nodes usable (1 idle") == 1
     shut, gate = bench.gate()
     begun = bench.submit(bench.make(RunBatchTaskOperator, workspace=workspace, command=f"{shut}; echo end"))
-    capfd.readouterr()
     threading.Timer(1, gate.touch).start()
     assert begun.finish() == "end"
     told = "".join(capfd.readouterr())

@@ -1,0 +1,123 @@
+"""Follow one Batch task from the worker: its states, what it prints, and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchwrap.exceptions import BatchWrapError, TryAgain
+from airflow_batchwrap.hooks.output import FILES, READ_BYTES, OutputTail
+from airflow_batchwrap.naming import BatchTaskKey
+from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, pause_after
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.hooks.views import TaskView
+
+_AT_THE_END = 1024 * 1024  # bytes of each file that are told once the task is over; the whole is in Blob
+
+
+@dataclass
+class Follower:
+    """Tell the log of a worker what a Batch task does.
+
+    :param log: the task's logger.
+    :param stopped: tells whether this process has been asked to end.
+    :param tail: how far the output was told.
+    :param told: the last state that was told.
+    """
+
+    hook: BatchWrapHook
+    key: BatchTaskKey
+    pool_id: str
+    log: Any
+    stopped: Callable[[], bool]
+    tail: OutputTail = field(default_factory=OutputTail)
+    told: str = ""
+
+    def wait(self, until: float, poll_interval: float) -> dict[str, Any] | None:
+        """Look at the Batch task until it is over.
+
+        :param until: seconds since 1970.
+        :param poll_interval: the longest pause between two looks, in seconds.
+        :return: what a trigger's event would say; None where time is up, or the process is to end.
+        """
+        from airflow_batchwrap.hooks.views import judge_wait, told_of
+
+        began = time.monotonic()
+        asked = began + GRACE - STUCK_INTERVAL
+        while not self.stopped():
+            try:
+                view = self.hook.view_task(self.key)
+                if view.over:
+                    return {"view": view.to_json()}
+                if (line := told_of(view)) != self.told:
+                    self.told = line
+                    self.log.info("Batch task %s is %s", self.key.batch_task_id, line)
+                if view.state == "running":
+                    self._read(view)
+                elif time.monotonic() - asked >= STUCK_INTERVAL:
+                    asked = time.monotonic()
+                    stuck = judge_wait(self.hook.view_wait(self.key.job_id, self.pool_id))
+                    if stuck is not None:
+                        return {"stuck": asdict(stuck)}
+            except TryAgain as error:  # a missed look fails nothing; the deadline does
+                self.log.warning("%s", error)
+            left = until - time.time()
+            if left <= 0:
+                return None
+            time.sleep(min(pause_after(time.monotonic() - began, poll_interval), left))
+        return None
+
+    def _read(self, view: TaskView) -> None:
+        """Tell what the running task has printed since."""
+        if self.tail.begin(view.reruns):
+            self.log.info("Batch reruns the task; its output begins anew.")
+        if not self.tail.due:
+            return
+        new = False
+        for name in FILES:
+            try:
+                data = self.hook.read_task_file(self.key, name, self.tail.offsets.get(name, 0), READ_BYTES)
+            except TryAgain:
+                raise
+            except BatchWrapError:  # a log that cannot be read ends no wait
+                continue
+            new = self._tell(self.tail.take(name, data)) or new
+        self.tail.rest(new)
+
+    def finish(self, view: TaskView | None, container: str, prefix: str) -> None:
+        """Tell what has not been told yet of a task that is over: from Blob, or from the node where it is not there.
+
+        :param prefix: the folder of the attempt's results.
+        """
+        if view is not None and self.tail.begin(view.reruns):
+            self.log.info("Batch has rerun the task; its output begins anew.")
+        for name in FILES:
+            offset = self.tail.offsets.get(name, 0)
+            try:
+                self._tell(self._last_lines(name, offset, container, f"{prefix}/{name}"))
+            except BatchWrapError as error:
+                self.log.warning("The rest of %s cannot be read: %s", name, error)
+
+    def _last_lines(self, name: str, offset: int, container: str, blob: str) -> list[str]:
+        size = self.hook.blob_size(container, blob)
+        if size is None:
+            data = self.hook.read_task_file(self.key, name, offset, _AT_THE_END)
+            return self.tail.take(name, data, last=True)
+        left_out = max(0, size - offset - _AT_THE_END)
+        if left_out:
+            self.log.info(
+                "%s bytes of %s are left out here: all of it is in blob %s/%s", left_out, name, container, blob
+            )
+        self.tail.offsets[name] = offset + left_out
+        if size <= offset:
+            return []
+        return self.tail.take(name, self.hook.read_blob_from(container, blob, offset + left_out), last=True)
+
+    def _tell(self, lines: list[str]) -> bool:
+        for line in lines:
+            self.log.info("%s", line)
+        return bool(lines)

@@ -1,0 +1,67 @@
+"""Whether a person really ended an Airflow task: only then is its Batch task terminated.
+
+Airflow calls ``on_kill`` for a person's deed (mark failed, mark success, clear), and also where a worker is shut down
+or a triggerer has lost its triggers to another one: the work must go on then. The task's state in Airflow tells.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was told to end
+# The states of a task that goes on: here, on another worker, or in another triggerer.
+_GOES_ON = {"running", "deferred", "queued", "scheduled"}
+
+
+@dataclass(frozen=True)
+class TaskIdentity:
+    """Which Airflow task it is."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+    def state(self) -> str:
+        """Ask Airflow for the task's state: "gone" where the run was deleted, "cleared" where there is none yet."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        states: dict[str, Any] = RuntimeTaskInstance.get_task_states(
+            dag_id=self.dag_id, task_ids=[self.task_id], run_ids=[self.run_id], map_index=self.map_index
+        )
+        name = self.task_id if self.map_index < 0 else f"{self.task_id}_{self.map_index}"
+        of_run = states.get(self.run_id, {})
+        if name not in of_run:
+            return "gone"
+        return "cleared" if of_run[name] is None else str(getattr(of_run[name], "value", of_run[name]))
+
+
+def state_in_time(ask: Callable[[], str], timeout: float = TIME_TO_ASK) -> str:
+    """Return what Airflow says of a task, or "unknown" where it does not say so in time.
+
+    In a thread of its own: a signal may have come while this very thread was talking to Airflow, and would wait for
+    itself for ever.
+
+    :param ask: asks for the state.
+    :param timeout: seconds.
+    """
+    found: list[str] = []
+
+    def run() -> None:
+        try:
+            found.append(ask())
+        except Exception:
+            found.append("unknown")
+
+    thread = threading.Thread(target=run, name="batchwrap-ask-state", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return found[0] if found else "unknown"
+
+
+def was_ended(state: str) -> bool:
+    """Return whether a task in this state was ended by a person, or with its DAG run."""
+    return state not in _GOES_ON and state != "unknown"
