@@ -132,6 +132,27 @@ def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -
         names = "  |  ".join(step.file for step in stage.steps)
         together = "  (side by side; the next stage gets the list of their results)" if len(stage.steps) > 1 else ""
         typer.echo(f"{place}. {names}{together}")
+    _warn_of_dag_files(steps)
+
+
+def _warn_of_dag_files(steps: Path) -> None:
+    """Tell of step files that Airflow would import as DAG files, by the words that it looks for in its safe mode."""
+    import shlex
+
+    folder = steps.resolve()
+    if any((each / ".airflowignore").exists() for each in (folder, *folder.parents)):
+        return
+    taken = []
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes().lower() if path.is_file() else b""
+        if b"airflow" in content and (b"dag" in content or b"asset" in content):
+            taken.append(path.relative_to(folder).as_posix())
+    if taken:
+        typer.echo(
+            f"In its DAGs folder, Airflow would import {', '.join(taken)} as a DAG file, because of words in the text. "
+            f"Keep it out of the steps: `echo '*' > {shlex.quote(str(steps / '.airflowignore'))}`",
+            err=True,
+        )
 
 
 @app.command()
@@ -147,6 +168,48 @@ def connections(
 
     for name, value in connection_env(Credentials.from_json(credentials.absolute())).items():
         typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def sweep(
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what would go; without it nothing changes.")] = False,
+    airflow: Annotated[
+        str | None,
+        typer.Option(
+            "--airflow", envvar="BATCHWRAP_AIRFLOW_URL", help="Airflow's address: it knows which runs are over."
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user",
+            envvar="BATCHWRAP_AIRFLOW_USER",
+            help="Its user; the password comes from "
+            "BATCHWRAP_AIRFLOW_PASSWORD, or a token in place of both from BATCHWRAP_AIRFLOW_TOKEN.",
+        ),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", help="Also what unknown runs made, once it is older: '7 days'. All, without --airflow."
+        ),
+    ] = None,
+    conn_id: Annotated[
+        str, typer.Option("--conn-id", help="Airflow connection of the Batch account, as AIRFLOW_CONN_... sets it.")
+    ] = "azure_batch_default",
+) -> None:
+    """List pools and jobs whose DAG run is over, and remove them with --delete."""
+    import os
+
+    from airflow_batchwrap.config.durations import parse_duration
+    from airflow_batchwrap.stack import sweep as runner
+
+    try:
+        age = None if older_than is None else parse_duration(older_than)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--older-than") from None
+    password, token = (os.environ.get(f"BATCHWRAP_AIRFLOW_{name}") for name in ("PASSWORD", "TOKEN"))
+    runner.run(runner.SweepOptions(delete, age, conn_id, airflow, user, password, token), _console())
 
 
 @app.command()
