@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 MAX_BATCH_ID = 64  # characters
 MAX_CONTAINER = 63  # characters; Azure Storage, "Naming and referencing containers"
+MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
+CONTENT = "batchwrap_content"  # metadata: what it was made for
+VERSION = "batchwrap_version"  # metadata: this package's
 _SUFFIX = 12  # characters: e999-a99999
 _HASH = 10  # hex digits: 40 bits, of names that also agree in their readable part
 

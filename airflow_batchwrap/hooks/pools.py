@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # The SDK's pollers re-read the entity in a thread of their own; nobody waits for them here, so they look once.
 _NO_POLLING = 24 * 3600  # seconds
 _ENTITY_SELECT = ["id", "state", "metadata"]
+_WHOLE_SELECT = [*_ENTITY_SELECT, "creationTime"]
 _NODE_SELECT = ["id", "state", "startTaskInfo", "errors"]
 _GONE = {"PoolNotFound", "JobNotFound", "PoolBeingDeleted", "JobBeingDeleted"}
 
@@ -62,6 +63,12 @@ class PoolCalls:
         """Return the pools whose id begins with ``prefix``, those being deleted included."""
         with self.batch_call(f"list the pools whose id begins with {prefix!r}"):
             found = self.batch.list_pools(select=_ENTITY_SELECT, filter=f"startswith(id, '{prefix}')")
+            return [EntityView.of(pool) for pool in found]
+
+    def all_pools(self) -> list[EntityView]:
+        """Return the account's pools with their ages, those being deleted left out."""
+        with self.batch_call("list the pools"):
+            found = self.batch.list_pools(select=_WHOLE_SELECT, filter="state ne 'deleting'")
             return [EntityView.of(pool) for pool in found]
 
     def view_pool(self, pool_id: str) -> PoolView:
@@ -126,6 +133,12 @@ class PoolCalls:
     def find_jobs(self, prefix: str) -> list[EntityView]:
         """Return the jobs whose id begins with ``prefix``, those being deleted included."""
         return self._list_jobs(f"startswith(id, '{prefix}')", f"whose id begins with {prefix!r}")
+
+    def all_jobs(self) -> list[EntityView]:
+        """Return the account's jobs with their ages and pools, those being deleted left out."""
+        with self.batch_call("list the jobs"):
+            found = self.batch.list_jobs(select=[*_WHOLE_SELECT, "executionInfo"], filter="state ne 'deleting'")
+            return [EntityView.of(job) for job in found]
 
     def find_jobs_of_pool(self, pool_id: str) -> list[EntityView]:
         """Return the jobs bound to a pool, those being deleted left out.

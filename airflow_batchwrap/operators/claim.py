@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
+from airflow_batchwrap.naming import CONTENT as CONTENT
+from airflow_batchwrap.naming import MAKER as MAKER
 from airflow_batchwrap.naming import setup_order, setup_suffix
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import EntityView
 
-MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
-CONTENT = "batchwrap_content"  # metadata: what it was made for
 _SAME_ID_TRIES = 20  # ids that Azure may still hold, being deleted, from earlier tries of one set-up
 
 

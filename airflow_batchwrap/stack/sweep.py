@@ -1,0 +1,101 @@
+"""`batchwrap sweep`: the sweep from a command line, which asks Airflow by its REST API."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from airflow_batchwrap import sweep
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
+from airflow_batchwrap.stack.rest import AirflowClient
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """What to look at, and whom to ask.
+
+    :param delete: remove the orphans.
+    :param older_than: let go of what runs unknown to Airflow made, once it is older than this.
+    :param conn_id: the Batch account's connection.
+    :param airflow: the address of Airflow's API server; None asks nobody, and knows of no run.
+    :param user: who signs in there.
+    :param token: in place of user and password.
+    """
+
+    delete: bool
+    older_than: timedelta | None
+    conn_id: str
+    airflow: str | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+
+class RunStates(AirflowClient):
+    """What becomes of runs, by Airflow's REST API."""
+
+    def __init__(self, options: SweepOptions) -> None:
+        super().__init__(str(options.airflow), options.user or "", options.password or "")
+        if options.token:
+            self._http.headers["Authorization"] = f"Bearer {options.token}"
+
+    def ask(self, dag_id: str, run_id: str) -> sweep.RunState:
+        """Return what became of a run."""
+        told = self._send("GET", self._run(dag_id, run_id), missing=True)
+        if told is None:
+            return "unknown"
+        return "over" if told["state"] in ("success", "failed") else "live"
+
+
+def run(options: SweepOptions, console: Console) -> None:
+    """Show what would go and what stays, and remove it if asked to.
+
+    :raises ConfigError: neither an Airflow nor an age was given, or no way to sign in.
+    :raises BatchWrapError: not everything could be removed.
+    """
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    if not options.airflow and options.older_than is None:
+        raise ConfigError(
+            "Nothing says which runs are over. Give --airflow, the address of the Airflow that ran them, or "
+            "--older-than, the age from which what batchwrap made is an orphan."
+        )
+    if options.airflow and not (options.token or (options.user and options.password)):
+        raise ConfigError(
+            "No way to sign in to Airflow. Set BATCHWRAP_AIRFLOW_TOKEN, or --user and BATCHWRAP_AIRFLOW_PASSWORD."
+        )
+    hook = BatchWrapHook(options.conn_id)
+    with ExitStack() as stack:
+        ask: sweep.Ask = stack.enter_context(RunStates(options)).ask if options.airflow else _nobody
+        found = sweep.look(hook, ask, options.older_than)
+    if options.delete:
+        found = sweep.remove(hook, found)
+    show(found, options.delete, console)
+    if options.delete and any(item.goes and not item.removed for item in found):
+        raise BatchWrapError("Not everything could be removed: the table says why.")
+
+
+def show(found: list[sweep.Finding], delete: bool, console: Console) -> None:
+    """Print the table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "Pool or job", "DAG", "Run", "Age", "Why"):
+        table.add_column(title, overflow="fold")
+    for item in found:
+        becomes = "removed" if item.removed else "stays" if not item.goes else "left" if delete else "would go"
+        row = (becomes, f"{item.noun} {item.entity_id}", item.dag_id, item.run_id, item.told_age, item.why)
+        table.add_row(*map(Text, row), style=None if item.goes else "dim")
+    if found:
+        console.print(table)
+    console.print(sweep.summary(found, delete), markup=False)
+
+
+def _nobody(dag_id: str, run_id: str) -> sweep.RunState:
+    return "unknown"

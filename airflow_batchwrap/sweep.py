@@ -1,0 +1,133 @@
+"""What runs left behind: pools and jobs with this package's metadata, whose DAG run is over.
+
+The operator and the command line share this; they differ in how they ask Airflow about a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow_batchwrap.exceptions import BatchWrapError
+from airflow_batchwrap.naming import MAKER, VERSION
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.hooks.views import EntityView
+
+RunState = Literal["over", "live", "unknown"]
+#: Tells of a DAG's id and a run's id what became of the run.
+Ask = Callable[[str, str], RunState]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pool or a job of this package, and what is to become of it.
+
+    :param noun: "pool" or "job".
+    :param age: since it was made.
+    :param goes: whether it is an orphan.
+    :param why: why it goes, or stays.
+    :param removed: whether it was deleted now.
+    """
+
+    noun: str
+    entity_id: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    version: str
+    age: timedelta
+    goes: bool
+    why: str
+    removed: bool = False
+
+    @property
+    def told_age(self) -> str:
+        """The age, for people."""
+        hours, seconds = divmod(int(self.age.total_seconds()), 3600)
+        return f"{hours // 24} d {hours % 24} h" if hours >= 24 else f"{hours} h {seconds // 60} min"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON; the age in seconds."""
+        return {**self.__dict__, "age": round(self.age.total_seconds())}
+
+
+def look(hook: BatchWrapHook, ask: Ask, older_than: timedelta | None = None) -> list[Finding]:
+    """Return this package's pools and jobs, each with what is to become of it; nothing is changed.
+
+    A run that Airflow knows decides: what belongs to one that is over goes, what belongs to one that goes on stays,
+    however old. A run that Airflow does not know may be another Airflow's that shares the account, or was deleted.
+
+    :param ask: what became of a run.
+    :param older_than: let go of what an unknown run made, once it is older than this; None leaves it alone.
+    """
+    now, asked = datetime.now(UTC), cache(ask)
+    jobs = hook.all_jobs()
+    found = [_judge("job", job, asked, older_than, now) for job in jobs if MAKER in job.metadata]
+    going = {finding.entity_id for finding in found if finding.goes}
+    staying = [job for job in jobs if job.entity_id not in going]
+    for pool in hook.all_pools():
+        if MAKER in pool.metadata:
+            finding = _judge("pool", pool, asked, older_than, now)
+            if finding.goes and (user := _user(hook, pool.entity_id, staying)):
+                finding = replace(finding, goes=False, why=f"{finding.why}, but job {user} works on it")
+            found.append(finding)
+    return sorted(found, key=lambda finding: (not finding.goes, finding.noun, finding.entity_id))
+
+
+def remove(hook: BatchWrapHook, findings: Sequence[Finding]) -> list[Finding]:
+    """Delete the orphans among these; the failure of one keeps no other.
+
+    :return: the findings, with what was removed, and why something could not be.
+    """
+    calls = {"job": hook.delete_job, "pool": hook.delete_pool}
+    done = []
+    for finding in findings:
+        if finding.goes:
+            try:
+                calls[finding.noun](finding.entity_id)
+                finding = replace(finding, removed=True)
+            except BatchWrapError as error:
+                finding = replace(finding, why=f"{finding.why}; it could not be removed: {error}")
+        done.append(finding)
+    return done
+
+
+def summary(findings: Sequence[Finding], delete: bool) -> str:
+    """Return one line: how many there are, go, and went."""
+    going = sum(finding.goes for finding in findings)
+    stay = f"{len(findings) - going} of them stay"
+    if delete:
+        return f"{len(findings)} pools and jobs of batchwrap: {sum(item.removed for item in findings)} removed, {stay}"
+    return f"{len(findings)} pools and jobs of batchwrap: {going} would go, {stay}; nothing was removed"
+
+
+def _judge(noun: str, item: EntityView, ask: Ask, older_than: timedelta | None, now: datetime) -> Finding:
+    told = {name: item.metadata.get(name, "") for name in ("dag_id", "run_id", "task_id", VERSION)}
+    age = now - item.created if item.created else timedelta(0)
+    state = ask(told["dag_id"], told["run_id"]) if told["dag_id"] and told["run_id"] else "unknown"
+    goes, why = state == "over", {"over": "its run is over", "live": "its run goes on"}.get(state, "")
+    if state == "unknown":
+        goes = older_than is not None and age >= older_than
+        why = "its run is not known to this Airflow"
+        why += f", and it is older than {_told(older_than)}" if goes and older_than is not None else ""
+    ids = told["dag_id"], told["run_id"], told["task_id"], told[VERSION]
+    return Finding(noun, item.entity_id, *ids, age, goes, why)
+
+
+def _user(hook: BatchWrapHook, pool_id: str, staying: Sequence[EntityView]) -> str:
+    """Return a job that keeps a pool in use: its run goes on, or it has work; whoever's it is."""
+    for job in staying:
+        if job.pool_id.lower() != pool_id.lower() or job.state == "completed":
+            continue
+        if MAKER in job.metadata or hook.has_work(job.entity_id):
+            return job.entity_id
+    return ""
+
+
+def _told(length: timedelta) -> str:
+    return str(length).removesuffix(", 0:00:00")
