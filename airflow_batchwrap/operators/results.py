@@ -18,6 +18,7 @@ from airflow.sdk import ObjectStoragePath
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, TryAgain
 from airflow_batchwrap.hooks.errors import scrub
+from airflow_batchwrap.links.step import ResultsLink, push_results_link
 from airflow_batchwrap.naming import Attempt
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.workspace import Workspace
@@ -56,6 +57,7 @@ class FetchResultsOperator(BatchWrapOperator):
     """
 
     template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "to", "include")
+    operator_extra_links = (ResultsLink(),)
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class FetchResultsOperator(BatchWrapOperator):
         from airflow_batchwrap.hooks.blobs import side_by_side
 
         workspace = Workspace.from_xcom(self.workspace)
+        push_results_link(context, self.hook, workspace)
         target = self._target(context)
         wanted = [self.include] if isinstance(self.include, str) else list(self.include)
         found = list(self._results(workspace))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
+from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
@@ -31,6 +32,7 @@ class SetUpOperator(JobOperator):
 
     template_fields: Sequence[str] = (*JobOperator.template_fields, "pool_wait_timeout")
     setting_names: Sequence[str] = (*JobOperator.setting_names, "pool_wait_timeout")
+    operator_extra_links = (PoolLink(), JobLink())
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class SetUpOperator(JobOperator):
             pool_id, owned = self.acquire_pool(context, epoch)
             workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
             workspace = self.open_workspace(context, workspace, archive, files)
+            push_pool_links(context, self.hook, workspace)
             deadline = time.time() + pool_wait.total_seconds()
             if self.execution_timeout and self.deferrable:
                 # Airflow forgets it while a task is deferred.

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepFailed, StepTimeout, TryAgain
 from airflow_batchwrap.hooks.output import OutputTail
+from airflow_batchwrap.links.step import BatchTaskLink, ResultsLink, push_task_links
 from airflow_batchwrap.naming import Attempt, BatchTaskKey, result_folder, step_family, step_id
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.operators.outcome import Outcome
@@ -62,6 +63,7 @@ class RunBatchTaskOperator(JobOperator):
         "task_slots",
     )
     setting_names: Sequence[str] = (*JobOperator.setting_names, "step_timeout", "task_slots")
+    operator_extra_links = (BatchTaskLink(), ResultsLink())
 
     def __init__(
         self,
@@ -224,6 +226,7 @@ class RunBatchTaskOperator(JobOperator):
             self.log.info("Found Batch task %s, which an earlier try submitted", key)
             created = task.creation_time.timestamp() if task.creation_time else time.time()
         self._push(context, workspace, key)
+        push_task_links(context, self.hook, workspace, key)
         return key, attempt, created
 
     def _submission(self, context: Context, workspace: Workspace, attempt: Attempt) -> Submission:
