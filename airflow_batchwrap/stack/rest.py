@@ -175,6 +175,19 @@ class AirflowClient:
         told = self._send("GET", path, params=query, headers={"Accept": "application/json"}, missing=True)
         return list(_lines(told["content"])) if told else []
 
+    def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
+        """Read the extra links of a task.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param task_id: the task.
+        :param map_index: the task's map index; -1 where it is not mapped.
+        :return: name -> address; None where there is none (yet).
+        """
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/links"
+        told = self._send("GET", path, params={"map_index": map_index})
+        return dict(told["extra_links"])
+
     def wait_for_run(
         self,
         dag_id: str,
