@@ -145,6 +145,21 @@ def test_fetched_files_are_the_blobs(up: Up, quickstart: report.Run) -> None:
         assert content in [data for name, data in blobs.items() if each["blob"].endswith(name)]
 
 
+def test_links_of_a_task(up: Up, quickstart: report.Run) -> None:
+    for name, task in tasks_of(quickstart).items():
+        links = up.client.links(quickstart.dag_id, quickstart.run_id, task.task_id)
+        page = f"{up.record.addresses['batch']}/ui"
+        if name == "create_pool":
+            assert links["Batch pool"] == f"{page}/pools/{quickstart.xcom(task, 'pool_id')}"
+            assert links["Batch job"] == f"{page}/jobs/{quickstart.xcom(task, 'job_id')}"
+        elif name[0].isdigit():
+            batch = quickstart.xcom(task, "batch")
+            address = f"{page}/jobs/{batch['job_id']}/tasks/{batch['batch_task_id']}"
+            assert links == {"Batch task": address, "Result files": f"{address}#files"}
+        else:
+            assert not any(links.values())
+
+
 def test_rendering_for_a_person(quickstart: report.Run) -> None:
     tasks = list(tasks_of(quickstart).values())
     table = report.table(quickstart, tasks)
