@@ -115,6 +115,56 @@ class AirflowClient:
         body = {"logical_date": None, "conf": conf or {}}
         return str(self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)["dag_run_id"])
 
+    def pause(self, dag_id: str, paused: bool) -> None:
+        """Pause a DAG, whose runs wait then, or let it go on.
+
+        :param dag_id: the DAG.
+        :param paused: whether it is to pause.
+        """
+        self._send("PATCH", f"/api/v2/dags/{quote(dag_id, safe='')}", json={"is_paused": paused})
+
+    def clear(self, dag_id: str, run_id: str, task_ids: list[str]) -> list[str]:
+        """Clear tasks of a run, as a person does who wants them to run again.
+
+        :param dag_id: the DAG.
+        :param run_id: the run; one that is over runs again.
+        :param task_ids: the tasks, whatever their states.
+        :return: the tasks that were cleared: Airflow adds the set-up and the teardown that they need.
+        """
+        body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": task_ids}
+        told = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/clearTaskInstances", json=body)
+        return sorted(row["task_id"] for row in told["task_instances"])
+
+    def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        """Give a task a state, as a person does who knows better.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param task_id: the task.
+        :param state: "success", "failed" or "skipped".
+        """
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}"
+        self._send("PATCH", path, json={"new_state": state})
+
+    def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
+        """Give a run a state, and with it all of its tasks that are at work.
+
+        :param dag_id: the DAG.
+        :param run_id: the run.
+        :param state: "success" or "failed".
+        """
+        self._send("PATCH", self._run(dag_id, run_id), json={"state": state})
+
+    def retries(self, dag_id: str, task_id: str) -> int:
+        """Tell how many retries a task has by the DAG file as Airflow read it last.
+
+        :param dag_id: the DAG.
+        :param task_id: the task.
+        :return: their number.
+        """
+        path = f"/api/v2/dags/{quote(dag_id, safe='')}/tasks/{quote(task_id, safe='')}"
+        return int(self._send("GET", path)["retries"])
+
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Ask for the state of a run.
 
