@@ -196,9 +196,17 @@ def _npm_ci(folder: Path) -> None:
         raise ConfigError(f"npm did not install Azurite within {_INSTALL_TIMEOUT:g} s. Is the network slow?") from None
     if done.returncode:
         end = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
+        # npm knows neither the system's certificates nor those that pip was told of.
+        remedy = (
+            " Your network re-signs what npm fetches: name its certificate authority's file in NODE_EXTRA_CA_CERTS, as "
+            "in `NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt make demo`."
+            if re.search("SELF_SIGNED_CERT|UNABLE_TO_(GET_ISSUER_CERT|VERIFY_LEAF)", end)
+            else ""
+        )
         raise ConfigError(
             f"npm could not install Azurite (exit code {done.returncode}). It needs the npm registry once, with the "
-            f"proxy and registry of your ~/.npmrc if you have one; afterwards it runs from {folder.parent}.\n{end}"
+            f"proxy and registry of your ~/.npmrc if you have one; afterwards it runs from {folder.parent}.{remedy}\n"
+            f"{end}"
         )
 
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import datetime
+import http.server
+import ssl
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from azure.storage.blob import BlobServiceClient
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.stack import azurite as runner
@@ -68,3 +76,51 @@ def test_half_done_installation_is_redone_once(tmp_path: Path, monkeypatch: pyte
     assert both == [target, target]
     assert (target / "node_modules/azurite/dist/src/blob/main.js").is_file()
     assert {path.name for path in tmp_path.iterdir()} <= {target.name, f"{target.name}.lock"}
+
+
+@pytest.fixture
+def distrusted_registry(tmp_path: Path) -> Iterator[str]:
+    """An HTTPS server whose certificate nobody vouches for, as behind a proxy that re-signs."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "registry.pem"
+    plain = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(plain + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    # The handshake belongs to the request's own thread: in the server's, one that fails would end the server.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://localhost:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_npm_does_not_know_is_told_with_its_remedy(
+    distrusted_registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHWRAP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_registry", distrusted_registry)
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
+    monkeypatch.setenv("npm_config_noproxy", "localhost")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    with pytest.raises(ConfigError, match="NODE_EXTRA_CA_CERTS=") as told:
+        runner.install()
+    assert "SELF_SIGNED_CERT" in str(told.value)
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
