@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.operators.pool import UsePoolOperator as UsePoolOperator
     from airflow_batchwrap.operators.results import FetchResultsOperator as FetchResultsOperator
     from airflow_batchwrap.operators.step import RunBatchTaskOperator as RunBatchTaskOperator
+    from airflow_batchwrap.operators.sweep import SweepOrphansOperator as SweepOrphansOperator
     from airflow_batchwrap.workflow import BatchWorkflow as BatchWorkflow
 
 # Public name -> the module that holds it.
@@ -51,6 +52,7 @@ _PUBLIC = {
     "RunBatchTaskOperator": "airflow_batchwrap.operators.step",
     "StepFailed": "airflow_batchwrap.exceptions",
     "StepTimeout": "airflow_batchwrap.exceptions",
+    "SweepOrphansOperator": "airflow_batchwrap.operators.sweep",
     "Throttled": "airflow_batchwrap.exceptions",
     "TryAgain": "airflow_batchwrap.exceptions",
     "UsePoolOperator": "airflow_batchwrap.operators.pool",
@@ -74,6 +76,7 @@ __all__ = [
     "RunBatchTaskOperator",
     "StepFailed",
     "StepTimeout",
+    "SweepOrphansOperator",
     "Throttled",
     "TryAgain",
     "UsePoolOperator",

@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks", "batch"),
-        "operators": _modules("operators", "pool", "step", "results"),
+        "operators": _modules("operators", "pool", "step", "results", "sweep"),
         "triggers": _modules("triggers", "pool", "step"),
         "extra-links": [
             f"{_PACKAGE}.links.{name}"

@@ -24,8 +24,14 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from azure.batch import BatchClient
+from azure.core.credentials import AzureNamedKeyCredential
 from azure.storage.blob import BlobServiceClient
 
+from airflow_batchwrap.config import PoolConfig
+from airflow_batchwrap.hooks.models import pool_options
+from airflow_batchwrap.local import runner
+from airflow_batchwrap.naming import MAKER
 from airflow_batchwrap.stack import azurite, process, report
 from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 from airflow_batchwrap.stack.state import Record
@@ -63,6 +69,7 @@ class Up:
     printed: str
     client: AirflowClient
     record: Record
+    password: str
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert record is not None
         assert password is not None
         with AirflowClient(record.addresses["airflow"], "admin", password[1]) as client:
-            yield Up(cwd, done.stdout, client, record)
+            yield Up(cwd, done.stdout, client, record, password[1])
     finally:
         down = batchwrap("down", cwd=cwd)
     assert (down.returncode, down.stdout.splitlines()[-1]) == (0, "Stopped.")
@@ -206,6 +213,31 @@ def test_secrets_stay_out_of_logs(up: Up, quickstart: report.Run) -> None:
     assert any("task_id=" in str(path) for path in logs), quickstart.run_id
     found = [(name, path) for path in logs for name, secret in secrets.items() if secret in path.read_text()]
     assert found == []
+
+
+def test_the_sweep_removes_what_a_run_left(up: Up, quickstart: report.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = runner.attach(up.cwd / ".batchwrap/up/batch")
+    assert service is not None
+    client = BatchClient(service.url, AzureNamedKeyCredential(service.account, service.key))
+    for name, run_id in (("orphan", quickstart.run_id), ("unknown", "another Airflow's")):
+        marks = {MAKER: "x", "dag_id": quickstart.dag_id, "run_id": run_id}
+        client.create_pool(pool_options(name, PoolConfig(), "batch.node.ubuntu 24.04", marks))
+    extra = {"account_url": service.url}
+    connection = {"conn_type": "azure_batch", "login": service.account, "password": service.key, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("BATCHWRAP_AIRFLOW_URL", up.record.addresses["airflow"])
+    monkeypatch.setenv("BATCHWRAP_AIRFLOW_PASSWORD", up.password)
+
+    dry = batchwrap("sweep", "--user", "admin", cwd=up.cwd)
+    assert dry.returncode == 0, dry
+    assert "2 pools and jobs of batchwrap: 1 would go, 1 of them stay; nothing was removed" in dry.stdout
+    assert re.search(r"^would go +pool orphan .*its run is over", dry.stdout, re.MULTILINE)
+    assert re.search(r"^stays +pool unknown .*not known to this Airflow", dry.stdout, re.MULTILINE)
+    done = batchwrap("sweep", "--user", "admin", "--delete", cwd=up.cwd)
+    assert re.search(r"^removed +pool orphan ", done.stdout, re.MULTILINE), done
+    assert [pool.id for pool in client.list_pools(filter="state eq 'active'")] == ["unknown"]
+    client.begin_delete_pool("unknown")
+    client.close()
 
 
 def test_status_reports_a_component_that_died(up: Up) -> None:
