@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
+from airflow_batchwrap import metrics
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepFailed, StepTimeout, TryAgain
 from airflow_batchwrap.hooks.output import OutputTail
 from airflow_batchwrap.links.step import BatchTaskLink, ResultsLink, push_task_links
@@ -105,6 +106,7 @@ class RunBatchTaskOperator(JobOperator):
         self._check()
         settings, epoch, began = self.settings, self.epoch(context), time.time()
         self._identity = TaskIdentity(**self.identity(context))
+        self._running, self._stopped, self._told, self._tail = None, False, "", OutputTail()
         workspace: Workspace | None = None
         running: tuple[BatchTaskKey, Attempt] | None = None
         try:
@@ -198,7 +200,7 @@ class RunBatchTaskOperator(JobOperator):
         """Submit this attempt once; return where it is, which it is, and when it was created (seconds since 1970)."""
         from airflow_batchwrap.hooks import models
 
-        family = step_family(self.task_id, self.map_index(context))
+        began, family = time.monotonic(), step_family(self.task_id, self.map_index(context))
         found = {
             attempt: view
             for task_id, view in self.hook.view_tasks(workspace.job_id, family).items()
@@ -212,6 +214,7 @@ class RunBatchTaskOperator(JobOperator):
         submission = self._submission(context, workspace, attempt)
         if existing is None and self.hook.create_task(workspace.job_id, submission.build(self.hook, key.batch_task_id)):
             self.log.info("Submitted Batch task %s to pool %s", key, workspace.pool_id)
+            metrics.timing(metrics.SUBMIT_TIME, time.monotonic() - began, **self._tags)
             created = time.time()
         else:
             task = self.hook.find_task(key)
@@ -326,6 +329,7 @@ class RunBatchTaskOperator(JobOperator):
             error = outcome.late()
         else:
             view = TaskView(**event["view"])
+            metrics.batch_task_times(view.created, view.started, view.ended, rerun=view.reruns > 0, **self._tags)
             self._push(context, workspace, key, view)
             self._follower(workspace, key).finish(view, outcome.container, outcome.prefix)
             if not view.succeeded:
@@ -376,6 +380,11 @@ class RunBatchTaskOperator(JobOperator):
             self.log.error("Left behind: %s", "; ".join(left))
 
     # --- small things
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        """What tells this task's metrics from others', where the backend knows tags."""
+        return {"dag_id": self.dag_id, "task_id": self.task_id}
 
     @property
     def _name(self) -> str:

@@ -39,14 +39,13 @@ class TaskIdentity:
         return "cleared" if of_run[name] is None else str(getattr(of_run[name], "value", of_run[name]))
 
 
-def state_in_time(ask: Callable[[], str], timeout: float = TIME_TO_ASK) -> str:
+def state_in_time(ask: Callable[[], str]) -> str:
     """Return what Airflow says of a task, or "unknown" where it does not say so in time.
 
     In a thread of its own: a signal may have come while this very thread was talking to Airflow, and would wait for
     itself for ever.
 
     :param ask: asks for the state.
-    :param timeout: seconds.
     """
     found: list[str] = []
 
@@ -58,7 +57,7 @@ def state_in_time(ask: Callable[[], str], timeout: float = TIME_TO_ASK) -> str:
 
     thread = threading.Thread(target=run, name="batchwrap-ask-state", daemon=True)
     thread.start()
-    thread.join(timeout)
+    thread.join(TIME_TO_ASK)
     return found[0] if found else "unknown"
 
 
