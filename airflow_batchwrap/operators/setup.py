@@ -14,6 +14,7 @@ from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended, was_ended_for_good
 from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
 from airflow_batchwrap.workspace import Workspace
 
@@ -44,6 +45,10 @@ class SetUpOperator(JobOperator):
         super().__init__(**kwargs)
         self.pool_wait_timeout = pool_wait_timeout
         self.min_nodes = min_nodes
+        # What this process has done so far; nothing of it outlives a deferral.
+        self._context: Context | None = None
+        self._made: Workspace | None = None
+        self._ended = ""
 
     @abstractmethod
     def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
@@ -66,14 +71,15 @@ class SetUpOperator(JobOperator):
 
         began = time.time()
         self.has_made = context["ti"].try_number > 1
+        self._context, self._made, self._ended = context, None, ""
         workspace: Workspace | None = None
         try:
             settings, needed, pool_wait = self.settings, self.nodes_needed(context), self.pool_wait(context)
             archive, files = self.pack(context), self.input_files(context)
             epoch = self.epoch(context)
             pool_id, owned = self.acquire_pool(context, epoch)
-            workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
-            workspace = self.open_workspace(context, workspace, archive, files)
+            self._made = workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
+            self._made = workspace = self.open_workspace(context, workspace, archive, files)
             push_pool_links(context, self.hook, workspace)
             deadline = time.time() + pool_wait.total_seconds()
             if self.execution_timeout and self.deferrable:
@@ -81,8 +87,10 @@ class SetUpOperator(JobOperator):
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
             inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
             verdict = self._wait(workspace, needed, inline if self.deferrable else deadline)
+            if self._ended:
+                raise PoolError(f"Waiting for pool {pool_id!r} was ended with the Airflow task ({self._ended}).")
             if verdict is None and self.deferrable and time.time() < deadline:
-                self._defer(workspace, needed, deadline)
+                self._defer(context, workspace, needed, deadline)
             if verdict is None:
                 verdict = judge_pool(self.hook.view_pool(pool_id), needed)
             return self._settle(context, workspace, verdict)
@@ -95,6 +103,7 @@ class SetUpOperator(JobOperator):
         from airflow_batchwrap.hooks.views import Verdict
 
         workspace = Workspace.from_xcom(event["resume"]["workspace"])
+        self._context, self._made, self._ended = context, workspace, ""
         try:
             if error := event.get("error"):
                 raise PoolError(error)
@@ -104,6 +113,23 @@ class SetUpOperator(JobOperator):
             self._undo(context, workspace)
             raise
 
+    def on_kill(self) -> None:
+        """Remove what this set-up made, if a person has ended it: Airflow runs no teardown then.
+
+        A worker that is shut down leaves it alone, and so does one whose task was cleared: the next try takes it again.
+        """
+        context = self._context
+        if context is None or self._ended:
+            return
+        state = state_in_time(TaskIdentity(**self.identity(context)).state)
+        if not was_ended(state):
+            self.log.info("Left the pool and the job alone: Airflow has the set-up as %s", state)
+            return
+        self._ended = state
+        if was_ended_for_good(state):
+            self.log.info("Removing what this set-up made: it was ended (%s)", state)
+            self._undo(context, self._made)
+
     # --- the parts
 
     def _wait(self, workspace: Workspace, needed: int | None, until: float) -> Verdict | None:
@@ -111,7 +137,7 @@ class SetUpOperator(JobOperator):
         from airflow_batchwrap.hooks.views import judge_pool
 
         began, told = time.monotonic(), ""
-        while True:
+        while not self._ended:
             try:
                 view = self.hook.view_pool(workspace.pool_id)
                 if (line := view.progress()) != told:
@@ -126,13 +152,17 @@ class SetUpOperator(JobOperator):
             if left <= 0:
                 return None
             time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
+        return None
 
-    def _defer(self, workspace: Workspace, needed: int | None, deadline: float) -> None:
+    def _defer(self, context: Context, workspace: Workspace, needed: int | None, deadline: float) -> None:
         from airflow_batchwrap.triggers.pool import PoolTrigger
 
         trigger = PoolTrigger(
             pool_id=workspace.pool_id,
             min_nodes=needed,
+            job_id=workspace.job_id,
+            owns_pool=workspace.owns_pool,
+            identity=self.identity(context),
             deadline=deadline,
             poll_interval=self.settings.poll_interval.total_seconds(),
             resume={"workspace": workspace.to_xcom()},
@@ -172,6 +202,8 @@ class SetUpOperator(JobOperator):
 
     def _undo(self, context: Context, workspace: Workspace | None) -> None:
         """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown."""
+        if self._ended and not was_ended_for_good(self._ended):
+            return  # cleared: the next try takes it again
         left = remove(self, workspace)["failed"] if workspace is not None else []
         if not left and self.has_made:
             left = self.remove_made(context, "job", "pool")

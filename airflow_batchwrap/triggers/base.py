@@ -118,6 +118,12 @@ class WaitTrigger(BaseTrigger):
 
     # --- an end by a person
 
+    def ends_in(self, state: str) -> bool:
+        """Return whether the Airflow task's state says to end what is waited for."""
+        from airflow_batchwrap.triggers.cancel import was_ended
+
+        return was_ended(state)
+
     async def end(self, hook: BatchWrapHook) -> None:
         """End on the service what is waited for; nothing by default."""
 
@@ -128,12 +134,12 @@ class WaitTrigger(BaseTrigger):
         the old trigger went: then the state says so, and the work goes on.
         """
         from airflow_batchwrap.hooks.batch import BatchWrapHook
-        from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
+        from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time
 
         if not self.identity:
             return
         state = await asyncio.to_thread(state_in_time, TaskIdentity(**self.identity).state)
-        if not was_ended(state):
+        if not self.ends_in(state):
             self.log.info("Left the work alone: Airflow has the task as %s", state)
             return
         try:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was told to end
-# The states of a task that goes on: here, on another worker, or in another triggerer.
-_GOES_ON = {"running", "deferred", "queued", "scheduled"}
+# The states of a task that goes on: here, on another worker, in another triggerer, or in another try, as where Airflow
+# has not heard of this one for a while.
+_GOES_ON = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
+# The states of a task that a person has cleared: it begins anew.
+_BEGINS_ANEW = {"cleared", "restarting"}
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,8 @@ def state_in_time(ask: Callable[[], str]) -> str:
 def was_ended(state: str) -> bool:
     """Return whether a task in this state was ended by a person, or with its DAG run."""
     return state not in _GOES_ON and state != "unknown"
+
+
+def was_ended_for_good(state: str) -> bool:
+    """Return whether a task in this state was ended, and no other try of it follows."""
+    return was_ended(state) and state not in _BEGINS_ANEW

@@ -1,7 +1,9 @@
-"""Wait for a pool's nodes in the triggerer."""
+"""Wait for a pool's nodes, or for its resize, in the triggerer."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +20,20 @@ class PoolTrigger(WaitTrigger):
 
     :param pool_id: the pool.
     :param min_nodes: how many usable nodes are enough; None for all that the pool asks for.
+    :param job_id: the run's job, which goes with its set-up.
+    :param owns_pool: whether the pool goes as well.
     """
 
-    arguments = (*WaitTrigger.arguments, "pool_id", "min_nodes")
+    arguments = (*WaitTrigger.arguments, "pool_id", "min_nodes", "job_id", "owns_pool")
 
-    def __init__(self, *, pool_id: str, min_nodes: int | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, pool_id: str, min_nodes: int | None, job_id: str = "", owns_pool: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.pool_id = pool_id
         self.min_nodes = min_nodes
+        self.job_id = job_id
+        self.owns_pool = owns_pool
         self._told = ""
 
     async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
@@ -38,3 +46,49 @@ class PoolTrigger(WaitTrigger):
             self.log.info("%s", line)
         verdict = judge_pool(view, self.min_nodes)
         return None if verdict.answer == "wait" else {"verdict": asdict(verdict)}
+
+    def ends_in(self, state: str) -> bool:
+        """Return whether no other try follows: one that does takes the pool and the job again."""
+        from airflow_batchwrap.triggers.cancel import was_ended_for_good
+
+        return was_ended_for_good(state)
+
+    async def end(self, hook: BatchWrapHook) -> None:
+        """Remove what the set-up made: after a set-up that did not succeed, Airflow runs no teardown."""
+        from airflow_batchwrap.exceptions import BatchWrapError
+
+        ends: list[tuple[str, str, Callable[[str], bool]]] = []
+        ends += [("job", self.job_id, hook.delete_job)] if self.job_id else []
+        ends += [("pool", self.pool_id, hook.delete_pool)] if self.owns_pool else []
+        for noun, entity_id, delete in ends:
+            try:
+                if await asyncio.to_thread(delete, entity_id):
+                    self.log.info("Removed %s %s, whose set-up was ended", noun, entity_id)
+            except BatchWrapError as error:  # one's failure does not keep the other
+                self.log.warning("Left behind %s %s, for the sweep: %s", noun, entity_id, error)
+
+
+class ResizeTrigger(WaitTrigger):
+    """Fire when a resize is done, cannot be done, or can be asked for again; the operator looks which.
+
+    :param wanted: the fields of a :class:`~airflow_batchwrap.hooks.resizing.Resize`.
+    """
+
+    arguments = (*WaitTrigger.arguments, "wanted")
+
+    def __init__(self, *, wanted: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wanted = wanted
+        self._told = ""
+
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+        """Look at the pool and its nodes."""
+        from airflow_batchwrap.hooks.resizing import Resize, judge_resize
+
+        resize = Resize(**self.wanted)
+        view = await hook.aview_pool(client, resize.pool_id)
+        if (line := view.progress()) != self._told:
+            self._told = line
+            self.log.info("%s", line)
+        answer = judge_resize(view, resize).answer
+        return None if answer == "wait" else {"answer": answer}
