@@ -136,15 +136,21 @@ class BatchWrapOperator(BaseOperator):
     def epoch(self, context: Context) -> int:
         """Return the current epoch: 1, and a higher number each time that a person cleared the task.
 
-        A clear raises ``max_tries``; a retry does not. The state store outlives both, unless Airflow is set to empty
-        it after a success: then the tries that the clear added tell.
+        A clear sets ``max_tries`` anew, to the tries so far and the retries that the DAG file has then; a retry does
+        not, whatever has become of the retries in the file. The state store outlives both, unless Airflow is set to
+        empty it after a success: then the tries that the clear added tell.
         """
-        store = context["task_state_store"]
-        max_tries = context["ti"].max_tries
+        store, ti = context["task_state_store"], context["ti"]
+        max_tries, retries = ti.max_tries, self.retries or 0
+        clears = int(getattr(context.get("dag_run"), "clear_number", None) or 0)
         seen = store.get(_EPOCH_KEY)
         if not isinstance(seen, dict):
-            epoch = 1 + max(0, max_tries - (self.retries or 0))
+            epoch = 1 + max(0, max_tries - retries)
         else:
-            epoch = int(seen["epoch"]) + (1 if max_tries > int(seen["max_tries"]) else 0)  # type: ignore[arg-type]
-        store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries})
+            cleared = max_tries != int(seen["max_tries"])  # type: ignore[arg-type]
+            if not cleared and clears > int(seen.get("clears") or 0):  # type: ignore[arg-type]
+                # Fewer retries in the file by as many as there were tries: the clear has set the same number.
+                cleared = max_tries == ti.try_number - 1 + retries
+            epoch = int(seen["epoch"]) + int(cleared)  # type: ignore[arg-type]
+        store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries, "clears": clears})
         return epoch

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,3 +210,32 @@ def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Any, 
     assert [bench.run(work) for work in made] == [["one"], ["other"]]
     # A third try of the first still finds its own.
     assert bench.run(made[0], try_number=2) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "max_tries", "clears", "epoch"),
+    [
+        (1, 1, 1, 0, 1),  # a retry
+        (1, 3, 1, 0, 1),  # a retry, after the DAG file was given more retries
+        (3, 1, 3, 0, 1),  # ... or fewer
+        (1, 1, 2, 1, 2),  # a clear: the tries so far, and the file's retries
+        (3, 1, 2, 1, 2),  # ... which may be fewer now
+        (2, 1, 2, 1, 2),  # ... by as many as make the same number
+        (1, 3, 4, 1, 2),
+        (1, 1, 1, 1, 1),  # another task of the run was cleared
+    ],
+)
+def test_clear_is_told_from_a_retry(
+    bench: Any, before: int, after: int, max_tries: int, clears: int, epoch: int
+) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator
+
+    work = bench.make(RunBatchTaskOperator, pool_id="p", command="true", retries=before)
+    first = {**bench.context(work), "dag_run": SimpleNamespace(clear_number=0)}
+    assert work.epoch(first) == 1
+    work.retries = after
+    again = {**bench.context(work, try_number=2), "dag_run": SimpleNamespace(clear_number=clears)}
+    again["ti"].max_tries = max_tries
+    assert work.epoch(again) == epoch
+    # And so it stays for the next retry.
+    assert work.epoch(again) == epoch
