@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from airflow_batchwrap import metrics
 from airflow_batchwrap.exceptions import ConfigError, TryAgain
 from airflow_batchwrap.waiting import pause_after
 from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference
@@ -159,6 +160,7 @@ class BlobCalls:
             self.blobs.get_blob_client(ref.container, ref.blob).upload_blob(
                 data, length=ref.size, overwrite=True, metadata={"sha256": ref.sha256}, max_concurrency=2
             )
+        metrics.count(metrics.UPLOADED, ref.size)
 
     def _discard(self, ref: BlobRef) -> None:
         with self.blob_call(f"delete blob {ref.blob!r}"):
@@ -256,7 +258,7 @@ class BlobCalls:
 
         with self.blob_call(f"read blob {blob!r} of container {container!r}"):
             try:
-                return self.blobs.get_blob_client(container, blob).download_blob().readall()
+                return _counted(self.blobs.get_blob_client(container, blob).download_blob().readall())
             except ResourceNotFoundError:
                 return None
 
@@ -293,7 +295,7 @@ class BlobCalls:
     def read_blob_from(self, container: str, blob: str, offset: int) -> bytes:
         """Return what a blob holds from an offset, in bytes, to its end."""
         with self.blob_call(f"read blob {blob!r} of container {container!r}"):
-            return self.blobs.get_blob_client(container, blob).download_blob(offset=offset).readall()
+            return _counted(self.blobs.get_blob_client(container, blob).download_blob(offset=offset).readall())
 
     def tail_blob(self, container: str, blob: str, limit: int = 16384) -> str | None:
         """Return the end of a blob as text; None where there is none.
@@ -309,7 +311,8 @@ class BlobCalls:
                 if not size:
                     return ""
                 start = max(0, size - limit)
-                return client.download_blob(offset=start, length=size - start).readall().decode("utf-8", "replace")
+                data = client.download_blob(offset=start, length=size - start).readall()
+                return _counted(data).decode("utf-8", "replace")
             except ResourceNotFoundError:
                 return None
 
@@ -348,7 +351,13 @@ class BlobCalls:
     def stream_blob(self, container: str, blob: str) -> Iterator[bytes]:
         """Yield a blob's content in order, in pieces of a few MB."""
         with self.blob_call(f"download blob {blob!r} of container {container!r}"):
-            yield from self.blobs.get_blob_client(container, blob).download_blob(max_concurrency=2).chunks()
+            for chunk in self.blobs.get_blob_client(container, blob).download_blob(max_concurrency=2).chunks():
+                yield _counted(chunk)
+
+
+def _counted(data: bytes) -> bytes:
+    metrics.count(metrics.DOWNLOADED, len(data))
+    return data
 
 
 def side_by_side(calls: Iterable[Callable[[], T]]) -> list[T]:

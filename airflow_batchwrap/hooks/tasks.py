@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from azure.core.exceptions import HttpResponseError
 
 _JOB_SELECT = ["id", "state", "executionInfo"]
-_TASK_SELECT = ["id", "state", "stateTransitionTime", "executionInfo", "nodeInfo"]
+_TASK_SELECT = ["id", "state", "stateTransitionTime", "creationTime", "executionInfo", "nodeInfo"]
 # All of these mean "no such file now": the node is gone, was cleaned, or has not written it yet.
 _NO_FILE = {
     "FileNotFound",

@@ -89,6 +89,7 @@ class TaskView:
     started: str = ""
     ended: str = ""
     reruns: int = 0
+    created: str = ""
 
     @property
     def over(self) -> bool:
@@ -144,6 +145,7 @@ class TaskView:
             started=moment(run.start_time) if run else "",
             ended=moment(run.end_time) if run else "",
             reruns=((run.retry_count or 0) + (run.requeue_count or 0)) if run else 0,
+            created=moment(task.creation_time),
         )
 
 
