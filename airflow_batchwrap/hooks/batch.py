@@ -1,14 +1,14 @@
 """BatchWrapHook: every Batch and Blob call of this package, blocking and async.
 
-It builds its clients through AzureBatchHook and WasbHook, so that every way of signing in that their connections know
-works here: account key, service principal, managed identity, SAS. Both import Azure's SDKs at module level; here those
-imports stay inside methods, because this module may be imported while a DAG file is parsed.
+Its clients sign in as those of AzureBatchHook and WasbHook do: account key, service principal, managed identity, SAS.
+Those hooks import Azure's SDKs at module level; here the imports stay inside methods, because this module may be
+imported while a DAG file is parsed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from airflow_batchwrap.hooks.pools import PoolCalls
 from airflow_batchwrap.hooks.tasks import TaskCalls
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
     from azure.batch import BatchClient
     from azure.batch.aio import BatchClient as AsyncBatchClient
     from azure.storage.blob import BlobServiceClient
@@ -67,10 +68,13 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
 
         :raises ConfigError: the connection is missing or incomplete.
         """
-        from airflow.providers.microsoft.azure.hooks.batch import AzureBatchHook
+        from airflow.providers.microsoft.azure.utils import get_sync_default_azure_credential
+        from azure.batch import BatchClient
 
         with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
-            return AzureBatchHook(self.azure_batch_conn_id).get_conn()
+            # AzureBatchHook's own client counts no requests.
+            conn = self.get_connection(self.azure_batch_conn_id)
+            return BatchClient(**self._account(conn, get_sync_default_azure_credential))
 
     @cached_property
     def blobs(self) -> BlobServiceClient:
@@ -87,37 +91,47 @@ class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
     async def async_batch(self, *, retries: bool = True) -> AsyncIterator[AsyncBatchClient]:
         """Open an async Batch client on the same connection, closed with the block.
 
-        AzureBatchHook has no async client: this builds the one that its ``get_conn`` would.
-
         :param retries: let the client itself try again where the service is busy; False for who spaces requests out.
         :raises ConfigError: the connection is missing or incomplete.
         """
         from airflow.providers.microsoft.azure.utils import get_async_default_azure_credential
         from azure.batch.aio import BatchClient
-        from azure.core.credentials import AzureNamedKeyCredential
 
         with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
             conn = await self.aget_connection(self.azure_batch_conn_id)
-            extra = conn.extra_dejson
-            url = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
-            if not url:
-                raise ConfigError(f"Connection {self.azure_batch_conn_id!r} has no account_url in its extra.")
-            credential: Any
-            if conn.login and conn.password:
-                credential = AzureNamedKeyCredential(conn.login, conn.password)
-            else:
-                credential = get_async_default_azure_credential(
-                    managed_identity_client_id=extra.get("managed_identity_client_id"),
-                    workload_identity_tenant_id=extra.get("workload_identity_tenant_id"),
-                )
+            account = self._account(conn, get_async_default_azure_credential)
             options: dict[str, Any] = {} if retries else {"retry_total": 0}
-            client = BatchClient(endpoint=url, credential=credential, **options)
+            client = BatchClient(**account, **options)
         try:
             yield client
         finally:
             await client.close()
-            if hasattr(credential, "close"):
-                await credential.close()
+            if hasattr(account["credential"], "close"):
+                await account["credential"].close()
+
+    def _account(self, conn: Connection, default_credential: Callable[..., Any]) -> dict[str, Any]:
+        """Return what a Batch client is made of, by a connection as AzureBatchHook reads it.
+
+        :param default_credential: makes the credential of a connection that has no key.
+        :raises ConfigError: there is no account_url.
+        """
+        from azure.core.credentials import AzureNamedKeyCredential
+
+        from airflow_batchwrap.hooks.counting import RequestCounter
+
+        extra = conn.extra_dejson
+        url = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
+        if not url:
+            raise ConfigError(f"Connection {self.azure_batch_conn_id!r} has no account_url in its extra.")
+        credential: Any
+        if conn.login and conn.password:
+            credential = AzureNamedKeyCredential(conn.login, conn.password)
+        else:
+            credential = default_credential(
+                managed_identity_client_id=extra.get("managed_identity_client_id"),
+                workload_identity_tenant_id=extra.get("workload_identity_tenant_id"),
+            )
+        return {"endpoint": url, "credential": credential, "per_retry_policies": [RequestCounter()]}
 
     def batch_call(self, doing: str) -> AbstractContextManager[None]:
         """Translate what the Batch client raises inside.
