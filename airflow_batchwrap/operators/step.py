@@ -92,7 +92,7 @@ class RunBatchTaskOperator(JobOperator):
         self.step_timeout = step_timeout
         self.task_slots = task_slots
         # What this process has done so far; nothing of it outlives a deferral.
-        self._running: BatchTaskKey | None = None
+        self._running: tuple[BatchTaskKey, Attempt] | None = None
         self._identity: TaskIdentity | None = None
         self._stopped = False
         self._began = 0.0
@@ -108,11 +108,9 @@ class RunBatchTaskOperator(JobOperator):
         self._identity = TaskIdentity(**self.identity(context))
         self._running, self._stopped, self._told, self._tail = None, False, "", OutputTail()
         workspace: Workspace | None = None
-        running: tuple[BatchTaskKey, Attempt] | None = None
         try:
             workspace = self._workspace(context, epoch)
             key, attempt, created = self._submit(context, workspace, epoch)
-            running = key, attempt
             self._began = time.time()
             # Queueing included, which step_timeout is not: that one is Batch's to watch.
             deadline = created + settings.job_wall_clock.total_seconds()
@@ -120,9 +118,9 @@ class RunBatchTaskOperator(JobOperator):
                 # Airflow forgets it while a task is deferred.
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
             inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
-            self._running = key
             event = self._wait(workspace, key, inline if self.deferrable else deadline)
             if self._stopped and event is None:
+                self._terminate(key)  # once more: it may have been submitted just then
                 raise StepTimeout(f"Waiting for Batch task {key} was ended with the Airflow task.")
             if event is None and self.deferrable and time.time() < deadline:
                 self._defer(context, workspace, key, attempt, deadline)
@@ -130,8 +128,9 @@ class RunBatchTaskOperator(JobOperator):
         except (Exception, AirflowTaskTimeout) as error:
             if self._stopped:
                 raise
-            if isinstance(error, AirflowTaskTimeout) and workspace is not None and running is not None:
-                self._give_up(context, workspace, *running)
+            if isinstance(error, AirflowTaskTimeout) and workspace is not None:
+                self._give_up(context, workspace)
+            self._identity = None  # Airflow calls on_kill after a timeout as well
             self._close(context)
             raise
         self._close(context)
@@ -154,14 +153,16 @@ class RunBatchTaskOperator(JobOperator):
         A worker that is shut down leaves it alone: the task's next try finds it. So does one that cannot learn in time
         what has become of the task; a new epoch, the teardown or the sweep ends the work then.
         """
-        key, task = self._running, self._identity
-        if key is None or task is None or self._stopped:
+        task = self._identity
+        if task is None or self._stopped:
             return
         state = state_in_time(task.state)
+        key = self._running[0] if self._running else "that would come"
         if was_ended(state):
             self._stopped = True
             self.log.info("Terminating Batch task %s: its Airflow task was ended (%s)", key, state)
-            self._terminate(key)
+            if self._running is not None:
+                self._terminate(self._running[0])
         else:
             self.log.info("Left Batch task %s alone: Airflow has its task as %s", key, state)
 
@@ -212,6 +213,9 @@ class RunBatchTaskOperator(JobOperator):
         attempt, existing = choose_attempt(found, epoch, self._reported(context, epoch))
         key = self._key(context, workspace, attempt)
         submission = self._submission(context, workspace, attempt)
+        if self._stopped:
+            raise StepTimeout("The step was not submitted: its Airflow task was ended.")
+        self._running = key, attempt
         if existing is None and self.hook.create_task(workspace.job_id, submission.build(self.hook, key.batch_task_id)):
             self.log.info("Submitted Batch task %s to pool %s", key, workspace.pool_id)
             metrics.timing(metrics.SUBMIT_TIME, time.monotonic() - began, **self._tags)
@@ -359,8 +363,11 @@ class RunBatchTaskOperator(JobOperator):
             step_limit=f"step_timeout ({self.settings.step_timeout})",
         )
 
-    def _give_up(self, context: Context, workspace: Workspace, key: BatchTaskKey, attempt: Attempt) -> None:
+    def _give_up(self, context: Context, workspace: Workspace) -> None:
         """End and report what Airflow's execution_timeout has cut short: the next try makes a new attempt."""
+        if self._running is None:
+            return
+        key, attempt = self._running
         self._terminate(key)
         self.log.error("%s", self._outcome(context, workspace, key, attempt).late())
         self._report(context, attempt)

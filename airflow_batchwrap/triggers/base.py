@@ -122,7 +122,7 @@ class WaitTrigger(BaseTrigger):
         """Return whether the Airflow task's state says to end what is waited for."""
         from airflow_batchwrap.triggers.cancel import was_ended
 
-        return was_ended(state)
+        return was_ended(state, deferred=True)
 
     async def end(self, hook: BatchWrapHook) -> None:
         """End on the service what is waited for; nothing by default."""

@@ -15,8 +15,9 @@ TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was to
 # The states of a task that goes on: here, on another worker, in another triggerer, or in another try, as where Airflow
 # has not heard of this one for a while.
 _GOES_ON = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
+_NO_STATE = "none"
 # The states of a task that a person has cleared: it begins anew.
-_BEGINS_ANEW = {"cleared", "restarting"}
+_BEGINS_ANEW = {_NO_STATE, "restarting"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TaskIdentity:
     map_index: int = -1
 
     def state(self) -> str:
-        """Ask Airflow for the task's state: "gone" where the run was deleted, "cleared" where there is none yet."""
+        """Ask Airflow for the task's state: "gone" where the run was deleted, "none" where there is none."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         states: dict[str, Any] = RuntimeTaskInstance.get_task_states(
@@ -39,7 +40,7 @@ class TaskIdentity:
         of_run = states.get(self.run_id, {})
         if name not in of_run:
             return "gone"
-        return "cleared" if of_run[name] is None else str(getattr(of_run[name], "value", of_run[name]))
+        return _NO_STATE if of_run[name] is None else str(getattr(of_run[name], "value", of_run[name]))
 
 
 def state_in_time(ask: Callable[[], str]) -> str:
@@ -64,11 +65,17 @@ def state_in_time(ask: Callable[[], str]) -> str:
     return found[0] if found else "unknown"
 
 
-def was_ended(state: str) -> bool:
-    """Return whether a task in this state was ended by a person, or with its DAG run."""
-    return state not in _GOES_ON and state != "unknown"
+def was_ended(state: str, deferred: bool = False) -> bool:
+    """Return whether a task in this state was ended by a person, or with its DAG run.
+
+    A task that is cleared while it runs on a worker is "restarting". One that has no state then is another matter: a
+    scheduler that was slow or stopped lost sight of it, and runs it again. Cleared while it was deferred, it has none.
+
+    :param deferred: whether it was deferred until now; else it ran on a worker.
+    """
+    return state not in _GOES_ON and state != "unknown" and (deferred or state != _NO_STATE)
 
 
 def was_ended_for_good(state: str) -> bool:
     """Return whether a task in this state was ended, and no other try of it follows."""
-    return was_ended(state) and state not in _BEGINS_ANEW
+    return was_ended(state, deferred=True) and state not in _BEGINS_ANEW
