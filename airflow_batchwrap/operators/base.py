@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap.config import WorkflowConfig
-from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
+from airflow_batchwrap.exceptions import ConfigError, PoolError, StepFailed, TryAgain
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,27 +21,34 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
 
 _EPOCH_KEY = "batchwrap_epoch"
+_OWN_RETRIES = 2
+_OWN_DELAY = timedelta(seconds=30)
 
 Time = timedelta | float | str
 
 
-def retry_policy() -> ExceptionRetryPolicy:
-    """Return what to try again: what may go better later, not a wrong set-up; a step's failure as ``retries`` says."""
-    return ExceptionRetryPolicy(
-        rules=[
-            RetryRule(
-                exception=TryAgain,
-                action=RetryAction.RETRY,
-                retry_delay=timedelta(seconds=30),
-                reason="The node or the service failed, not the step",
-            ),
-            RetryRule(
-                exception=[ConfigError, PoolError],
-                action=RetryAction.FAIL,
-                reason="The set-up has to be mended first",
-            ),
-        ]
-    )
+def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
+    """Return what to try again: what may go better later, not a wrong set-up; a step's failure as ``retries`` says.
+
+    :param steps_too: whether the retries are meant for the step's own failures as well.
+    """
+    rules = [
+        RetryRule(
+            exception=TryAgain,
+            action=RetryAction.RETRY,
+            retry_delay=_OWN_DELAY,
+            reason="The node or the service failed, not the step",
+        ),
+        RetryRule(
+            exception=[ConfigError, PoolError],
+            action=RetryAction.FAIL,
+            reason="The set-up has to be mended first",
+        ),
+    ]
+    if not steps_too:
+        never = "The step failed, and the task has no retries for that"
+        rules.append(RetryRule(exception=[StepFailed, AirflowTaskTimeout], action=RetryAction.FAIL, reason=never))
+    return ExceptionRetryPolicy(rules=rules)
 
 
 class BatchWrapOperator(BaseOperator):
@@ -53,6 +61,10 @@ class BatchWrapOperator(BaseOperator):
     :param inline_wait: how long to wait on the worker before deferring: a deferral itself costs about 3 s. A number is
         seconds; like all times of these operators it may also be text with a unit, or a template of such.
     :param poll_interval: the longest pause between two looks at the service; as ``inline_wait``.
+
+    Airflow's ``retries`` say how often a failed step is tried again. Where there are none (0, Airflow's default), the
+    task has two all the same, 30 s apart, for what is not the step's fault: a lost node, a busy service, a worker that
+    died. Of a mapped task Airflow knows the retries before the operator does: say them yourself there.
     """
 
     template_fields: Sequence[str] = ("azure_batch_conn_id", "wasb_conn_id", "inline_wait", "poll_interval")
@@ -70,8 +82,13 @@ class BatchWrapOperator(BaseOperator):
         poll_interval: Time = 15.0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("retry_policy", retry_policy())
         super().__init__(**kwargs)
+        if self.retry_policy is None:
+            # Without retries of their own, tasks still outlive a lost node, a busy service and a crash of Airflow.
+            steps_too = bool(self.retries)
+            if not steps_too:
+                self.retries, self.retry_delay = _OWN_RETRIES, _OWN_DELAY
+            self.retry_policy = retry_policy(steps_too=steps_too)
         self.azure_batch_conn_id = azure_batch_conn_id
         self.wasb_conn_id = wasb_conn_id
         self.deferrable = deferrable
