@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.exceptions import Throttled as Throttled
     from airflow_batchwrap.exceptions import TryAgain as TryAgain
     from airflow_batchwrap.hooks.batch import BatchWrapHook as BatchWrapHook
+    from airflow_batchwrap.operators.manifest import RunBatchManifestOperator as RunBatchManifestOperator
     from airflow_batchwrap.operators.pool import CreatePoolOperator as CreatePoolOperator
     from airflow_batchwrap.operators.pool import DeletePoolOperator as DeletePoolOperator
     from airflow_batchwrap.operators.pool import RepurposePoolOperator as RepurposePoolOperator
@@ -49,6 +50,7 @@ _PUBLIC = {
     "PoolConfig": "airflow_batchwrap.config",
     "PoolError": "airflow_batchwrap.exceptions",
     "RepurposePoolOperator": "airflow_batchwrap.operators.pool",
+    "RunBatchManifestOperator": "airflow_batchwrap.operators.manifest",
     "RunBatchTaskOperator": "airflow_batchwrap.operators.step",
     "StepFailed": "airflow_batchwrap.exceptions",
     "StepTimeout": "airflow_batchwrap.exceptions",
@@ -73,6 +75,7 @@ __all__ = [
     "PoolConfig",
     "PoolError",
     "RepurposePoolOperator",
+    "RunBatchManifestOperator",
     "RunBatchTaskOperator",
     "StepFailed",
     "StepTimeout",

@@ -17,6 +17,7 @@ from airflow.sdk import BaseHook
 
 from airflow_batchwrap.exceptions import ConfigError, Throttled
 from airflow_batchwrap.hooks.blobs import BlobCalls
+from airflow_batchwrap.hooks.bulk import BulkCalls
 from airflow_batchwrap.hooks.errors import translated
 from airflow_batchwrap.hooks.pools import PoolCalls
 from airflow_batchwrap.hooks.tasks import TaskCalls
@@ -36,7 +37,7 @@ _QUIETED = {
 }
 
 
-class BatchWrapHook(PoolCalls, TaskCalls, BlobCalls, BaseHook):
+class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
     """Talk to one Batch account and one storage account.
 
     :param azure_batch_conn_id: Airflow connection of type ``azure_batch``.

@@ -1,0 +1,56 @@
+"""Wait for a manifest's Batch job in the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow_batchwrap.triggers.base import WaitTrigger
+
+if TYPE_CHECKING:
+    from azure.batch.aio import BatchClient
+
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.hooks.manifest import JobWatch
+
+
+class ManifestTrigger(WaitTrigger):
+    """Fire when all Batch tasks of a job are over, when too many have failed, or when none can ever start.
+
+    A round is one request, however many Batch tasks there are: the job is the manifest's own, so its counts are.
+
+    :param pool_id: the pool it runs on.
+    :param job_id: the job.
+    :param expected: how many Batch tasks it has.
+    :param allowed: how many of them may fail.
+    """
+
+    arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "expected", "allowed")
+
+    def __init__(self, *, pool_id: str, job_id: str, expected: int, allowed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pool_id = pool_id
+        self.job_id = job_id
+        self.expected = expected
+        self.allowed = allowed
+        self._watch: JobWatch | None = None
+
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+        """Count the Batch tasks, and look closer where the counts ask for it."""
+        from airflow_batchwrap.hooks.manifest import JobWatch, judge_stall
+
+        if self._watch is None:
+            self._watch = JobWatch(self.expected, self.allowed, self.log)
+        answer = self._watch.judge(await hook.acount_tasks(client, self.job_id))
+        if answer in ("beyond", "gone"):
+            return {answer: True}
+        if answer == "prove" and not await hook.ahas_work(client, self.job_id):
+            return {"over": True}
+        if answer == "ask":
+            return judge_stall(await hook.aview_wait(client, self.job_id, self.pool_id))
+        return None
+
+    async def end(self, hook: BatchWrapHook) -> None:
+        """Remove the job, which is the manifest's alone, with all that runs in it."""
+        if await asyncio.to_thread(hook.delete_job, self.job_id):
+            self.log.info("Removed job %s with all that ran in it: a person has ended the task", self.job_id)
