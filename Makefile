@@ -1,4 +1,4 @@
-# make demo | up | down | status | test | soak | lint | clean
+# make demo | up | down | status | test | soak | kill-matrix | lint | clean
 #
 # Needs Python 3.11 or newer (with venv) and make; everything else is installed below this folder.
 # Another Python: make demo PYTHON=/usr/bin/python3.12
@@ -16,13 +16,14 @@ SOURCES := airflow_batchwrap benchmarks dags tests
 PYTHON ?=
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 
-.PHONY: help demo up down status test soak lint clean
+.PHONY: help demo up down status test soak kill-matrix lint clean
 
 help:
 	@echo 'make demo    run the quickstart on a real Airflow with local services, then stop everything'
 	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
 	@echo 'make test    lint, types, layers and the whole test suite'
 	@echo 'make soak    the long tests, which make test leaves out: some ten minutes'
+	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step: half an hour'
 	@echo 'make lint    the same without the test suite'
 	@echo 'make clean   stop what runs and remove what was installed and started here'
 
@@ -42,6 +43,10 @@ test: lint
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak $(ARGS)
+
+# One process: the deaths meet the cells of one Airflow side by side.
+kill-matrix: $(STAMP)
+	$(BIN)/python -m pytest -m kills tests/kills $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
