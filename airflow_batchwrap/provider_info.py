@@ -31,8 +31,8 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks", "batch"),
-        "operators": _modules("operators", "pool", "step", "results", "sweep"),
-        "triggers": _modules("triggers", "pool", "step"),
+        "operators": _modules("operators", "pool", "step", "manifest", "results", "sweep"),
+        "triggers": _modules("triggers", "pool", "step", "manifest"),
         "extra-links": [
             f"{_PACKAGE}.links.{name}"
             for name in ("pool.JobLink", "pool.PoolLink", "step.BatchTaskLink", "step.ResultsLink")
