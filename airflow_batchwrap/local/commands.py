@@ -29,6 +29,7 @@ Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be 
 FaultSpec = Annotated[str, typer.Option(help="What goes wrong on purpose, such as seed=7,503=0.1,drop=0.02.")]
 RequestTime = Annotated[float, typer.Option(min=0.05, help="How long a request may take to arrive, in seconds.")]
 JobQuota = Annotated[int, typer.Option(min=1, help="Jobs and job schedules that may be active.")]
+AccessLog = Annotated[Path | None, typer.Option(help="File for a line about each request, without its query.")]
 Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
 
 
@@ -75,6 +76,7 @@ def serve(
     job_quota: JobQuota = 1000,
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
+    access_log: AccessLog = None,
 ) -> None:
     """Serve in the foreground, until SIGINT or SIGTERM."""
     from airflow_batchwrap.local import serve as serving
@@ -104,6 +106,7 @@ def serve(
                 job_quota=job_quota,
                 faults=wrong,
                 request_time=request_time,
+                access_log=access_log,
             )
     except HomeError as error:
         raise _fail(error) from None
@@ -124,6 +127,7 @@ def start(
     job_quota: JobQuota = 1000,
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
+    access_log: AccessLog = None,
 ) -> None:
     """Serve in the background; return once the service answers."""
     given = _key(key, dev_key, host)
@@ -132,6 +136,8 @@ def start(
     arguments += ["--profile", profile, "--time-scale", str(time_scale)]
     _faults(faults)
     arguments += ["--faults", faults, "--request-time", str(request_time)]
+    if access_log:
+        arguments += ["--access-log", str(access_log.absolute())]
     for name, number in (("--capacity", capacity), ("--quota", quota), ("--job-quota", job_quota)):
         arguments += [] if number is None else [name, str(number)]
     try:

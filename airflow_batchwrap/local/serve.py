@@ -11,9 +11,13 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
 
 import uvicorn
 
+from airflow_batchwrap.local.api.accesslog import AccessLog
+from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import MOST_ACTIVE, Config
@@ -91,6 +95,7 @@ def serve(
     job_quota: int = MOST_ACTIVE,
     faults: Faults | None = None,
     request_time: float = Connection.request_time,
+    access_log: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; all of the tasks' processes are ended then.
 
@@ -105,7 +110,8 @@ def serve(
     :param job_quota: how many jobs and job schedules may be active.
     :param faults: what goes wrong on purpose.
     :param request_time: how long a request may take to arrive, in seconds.
-    :raises HomeError: the state in the data directory cannot be read.
+    :param access_log: a file for a line about each request.
+    :raises HomeError: the state in the data directory cannot be read, or the access log cannot be written.
     """
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
@@ -125,20 +131,27 @@ def serve(
     )
     Connection.request_time = request_time
     try:
+        log = access_log.open("a", buffering=1, encoding="ascii", errors="replace") if access_log else None
+    except OSError as error:
+        listener.close()
+        raise HomeError(f"The access log {access_log} cannot be written: {error.strerror}.") from None
+    try:
         with asyncio.Runner(loop_factory=_LOOP) as loop:
-            loop.run(_serve(config, home, listener))
+            loop.run(_serve(config, home, listener, log))
     except StoreError as error:
         raise HomeError(str(error)) from None
     finally:
         home.forget_note()
         listener.close()
+        if log is not None:
+            log.close()
 
 
-async def _serve(config: Config, home: Home, listener: socket.socket) -> None:
+async def _serve(config: Config, home: Home, listener: socket.socket, log: TextIO | None) -> None:
     world = await open_world(config)
     server = _Server(
         uvicorn.Config(
-            create_app(world),
+            create_app(world, AccessLog(Api(world), log) if log is not None else None),
             log_config=None,
             access_log=False,
             server_header=False,

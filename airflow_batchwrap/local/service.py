@@ -78,10 +78,11 @@ async def close_world(world: World) -> None:
     await process.HELPER.close()
 
 
-def create_app(world: World) -> ASGIApp:
+def create_app(world: World, api: ASGIApp | None = None) -> ASGIApp:
     """The application: the page at ``/``, and the REST API.
 
     :param world: the state, alive.
+    :param api: what answers the REST API; by default nothing but the API itself.
     :return: the ASGI application.
     """
 
@@ -93,11 +94,11 @@ def create_app(world: World) -> ASGIApp:
         return PlainTextResponse(_PAGE, headers={"Vary": "Accept"})
 
     pages = [Route("/", page), Route("/ui", page), Mount("/ui", app=Page(world))]
-    site, api = Starlette(routes=pages), Api(world)
+    site, rest = Starlette(routes=pages), api or Api(world)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         # Clients of the API do not pay for the page's routing.
         at_page = scope["path"] in ("/", "/ui") or scope["path"].startswith("/ui/")
-        await (site if at_page else api)(scope, receive, send)
+        await (site if at_page else rest)(scope, receive, send)
 
     return app
