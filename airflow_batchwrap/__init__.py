@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.operators.pool import DeletePoolOperator as DeletePoolOperator
     from airflow_batchwrap.operators.pool import RepurposePoolOperator as RepurposePoolOperator
     from airflow_batchwrap.operators.pool import UsePoolOperator as UsePoolOperator
+    from airflow_batchwrap.operators.resize import ResizePoolOperator as ResizePoolOperator
     from airflow_batchwrap.operators.results import FetchResultsOperator as FetchResultsOperator
     from airflow_batchwrap.operators.step import RunBatchTaskOperator as RunBatchTaskOperator
     from airflow_batchwrap.operators.sweep import SweepOrphansOperator as SweepOrphansOperator
@@ -50,6 +51,7 @@ _PUBLIC = {
     "PoolConfig": "airflow_batchwrap.config",
     "PoolError": "airflow_batchwrap.exceptions",
     "RepurposePoolOperator": "airflow_batchwrap.operators.pool",
+    "ResizePoolOperator": "airflow_batchwrap.operators.resize",
     "RunBatchManifestOperator": "airflow_batchwrap.operators.manifest",
     "RunBatchTaskOperator": "airflow_batchwrap.operators.step",
     "StepFailed": "airflow_batchwrap.exceptions",
@@ -75,6 +77,7 @@ __all__ = [
     "PoolConfig",
     "PoolError",
     "RepurposePoolOperator",
+    "ResizePoolOperator",
     "RunBatchManifestOperator",
     "RunBatchTaskOperator",
     "StepFailed",

@@ -31,7 +31,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": _modules("hooks", "batch"),
-        "operators": _modules("operators", "pool", "step", "manifest", "results", "sweep"),
+        "operators": _modules("operators", "pool", "step", "manifest", "results", "resize", "sweep"),
         "triggers": _modules("triggers", "pool", "step", "manifest"),
         "extra-links": [
             f"{_PACKAGE}.links.{name}"

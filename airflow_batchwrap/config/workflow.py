@@ -31,8 +31,11 @@ class WorkflowConfig(ConfigFile):
         def __init__(self, /, **data: Any) -> None: ...
 
     pool_wait_timeout: Duration = timedelta(minutes=30)
-    step_timeout: Duration = timedelta(hours=24)
     job_wall_clock: Duration = timedelta(days=7)
+    step_timeout: Duration = Field(
+        # A job of two hours is asked for by naming its time alone.
+        default_factory=lambda given: min(timedelta(hours=24), given.get("job_wall_clock", timedelta(hours=24)))
+    )
     inline_wait: Duration = timedelta(seconds=10)
     poll_interval: Duration = timedelta(seconds=15)
     sas_extra: Duration = timedelta(days=1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.hooks.autoscale import EVALUATION_INTERVAL, ScaleFormula
 from airflow_batchwrap.hooks.errors import code_of
 from airflow_batchwrap.hooks.views import EntityView, NodeView, PoolView, text
 
@@ -101,6 +104,67 @@ class PoolCalls:
         :return: whether there was one to delete.
         """
         return self._end(f"delete pool {pool_id!r}", "begin_delete_pool", pool_id)
+
+    def resize_pool(self, pool_id: str, dedicated: int, spot: int, option: str, timeout: timedelta) -> bool:
+        """Ask for other numbers of nodes, on a pool that does not scale by itself.
+
+        :param option: what becomes of Batch tasks on nodes that go.
+        :param timeout: how long Azure tries; 5 minutes at least.
+        :return: whether the request was taken; False while another resize goes on.
+        """
+        from azure.batch.models import BatchPoolResizeOptions
+
+        options = BatchPoolResizeOptions(
+            target_dedicated_nodes=dedicated,
+            target_low_priority_nodes=spot,
+            node_deallocation_option=option,
+            resize_timeout=timeout,
+        )
+        return self._unless_resizing(
+            f"resize pool {pool_id!r}",
+            lambda: self.batch.begin_resize_pool(pool_id, options, polling_interval=_NO_POLLING),
+        )
+
+    def set_formula(self, pool_id: str, formula: ScaleFormula) -> bool:
+        """Give a pool another autoscale formula, which is evaluated at once.
+
+        :return: whether it was taken; False while a resize goes on.
+        """
+        from azure.batch.models import BatchPoolEnableAutoScaleOptions
+
+        options = BatchPoolEnableAutoScaleOptions(
+            auto_scale_formula=formula.text, auto_scale_evaluation_interval=EVALUATION_INTERVAL
+        )
+        return self._unless_resizing(
+            f"set the autoscale formula of pool {pool_id!r}",
+            lambda: self.batch.enable_pool_auto_scale(pool_id, options),
+        )
+
+    def stop_resize(self, pool_id: str) -> bool:
+        """Leave a pool that is being resized with the nodes that it has.
+
+        :return: whether there was a resize to stop.
+        """
+        from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
+
+        with self.batch_call(f"stop the resize of pool {pool_id!r}"):
+            try:
+                self.batch.begin_stop_pool_resize(pool_id, polling_interval=_NO_POLLING)
+            except (ResourceNotFoundError, ResourceExistsError):
+                return False
+        return True
+
+    def _unless_resizing(self, doing: str, call: Callable[[], object]) -> bool:
+        from azure.core.exceptions import ResourceExistsError
+
+        with self.batch_call(doing):
+            try:
+                call()
+            except ResourceExistsError as error:
+                if code_of(error) == "PoolBeingResized":
+                    return False
+                raise
+        return True
 
     # --- jobs
 
