@@ -485,7 +485,7 @@ def plays(stack: RealAirflow, request: pytest.FixtureRequest) -> Iterator[dict[C
     """Play all cases that were asked for, some at the same time."""
     items = [item for item in request.session.items if item.path == request.path]
     asked = {
-        item.callspec.params["case"]: None
+        item.callspec.params.get("case"): None
         for item in items
         if isinstance(item, pytest.Function) and hasattr(item, "callspec")
     }
