@@ -143,10 +143,12 @@ def _message(error: BaseException) -> str:
 
 
 def _keep_value(text: str, work: Path) -> Tuple[Any, Optional[ValueFile]]:
-    """A small value stays in the record; a large one gets a file of its own."""
+    """A small value stays in the record; one that is large, or that an XCom cannot hold, gets a file of its own."""
     data = text.encode("ascii")
     if len(data) <= INLINE_VALUE_LIMIT:
-        return json.loads(text), None
+        value = json.loads(text)
+        if values.fits_xcom(value):
+            return value, None
     path = work / OUT_DIR / VALUE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

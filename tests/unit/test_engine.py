@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import select
 import signal
@@ -209,6 +210,16 @@ def test_a_large_value_gets_its_own_file_and_comes_back_as_an_argument(node: Nod
     changed = node.run(protocol.Call("2_next.py", [sent]))
     assert changed.exit_code == protocol.EXIT_UNUSABLE
     assert "is not what was sent" in changed.error.message
+
+
+@pytest.mark.parametrize("value", ["2**70", "'a\\0b'", "os.fsdecode(b'caf\\xe9')"])
+def test_a_value_that_no_xcom_can_hold_gets_its_own_file(node: Node, value: str) -> None:
+    ended = node.step(f"import os\n\ndef do_action(engine):\n    return [{value}]")
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.result.value is None
+    assert ended.result.value_file is not None
+    kept = json.loads((ended.out / ended.result.value_file.path).read_bytes())
+    assert kept in ([2**70], ["a\0b"], ["caf\udce9"])
 
 
 @pytest.mark.parametrize("code", ["", "0"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,33 @@ def test_a_value_crosses_the_protocol_both_ways(value: Any) -> None:
         error=protocol.StepError("E", "m"),
     )
     assert repr(protocol.Result.loads(result.dumps())) == repr(result)
+
+
+@given(JSON | st.text(st.characters()))
+def test_what_fits_an_xcom_is_what_airflow_can_send(value: Any) -> None:
+    try:
+        sent = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
+    except (OverflowError, UnicodeEncodeError):
+        assert not values.fits_xcom(value)
+        return
+    if values.fits_xcom(value):
+        assert repr(sent) == repr(value)
+    else:  # of 64 bits without a sign, or a NUL, which databases do not take
+        assert "\\u0000" in json.dumps(value) or re.search("[0-9]{19}", json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ({"a": [2**63 - 1, -(2**63), 1e300, "\u6f22", True, None]}, True),
+        ([{"a": 2**63}], False),
+        (-(2**63) - 1, False),
+        ({"a\0": 1}, False),
+        (["caf\udce9.txt"], False),
+    ],
+)
+def test_what_fits_an_xcom(value: Any, fits: bool) -> None:
+    assert values.fits_xcom(value) is fits
 
 
 def test_subclasses_travel_as_the_plain_type() -> None:

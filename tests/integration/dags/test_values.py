@@ -76,6 +76,33 @@ with DAG("values", schedule=None, params={"word": "ünï cöde"}):
     assert left_behind() == []
 
 
+def test_values_that_no_xcom_can_hold_travel_all_the_same(
+    dags_folder: Path, run_file: Callable[..., Any], left_behind: Callable[[], list[str]]
+) -> None:
+    odd = "[12345678901234567890123, 'a\\0b', os.fsdecode(b'caf\\xe9'), 20.0]"
+    write(
+        dags_folder / "steps",
+        {
+            "1_give.py": f"import os\ndef do_action(engine):\n    return {odd}\n",
+            "2_see.py": "def do_action(engine, got):\n    return [ascii(each) for each in got]\n",
+        },
+    )
+    (dags_folder / "odd.py").write_text(
+        """
+from airflow.sdk import DAG
+from airflow_batchwrap import BatchWorkflow
+
+with DAG("odd", schedule=None):
+    BatchWorkflow("w", steps="steps", pool_config={})
+"""
+    )
+    run = run_file(dags_folder / "odd.py")
+    assert run.state == "success", run.log[-4000:]
+    assert list(run.xcoms["w.1_give"]) == ["batchwrap_reference"]
+    assert run.xcoms["w.2_see"] == ["12345678901234567890123", r"'a\x00b'", r"'caf\udce9'", "20.0"]
+    assert left_behind() == []
+
+
 def test_templates_and_defaults_reach_every_part(
     dags_folder: Path, run_file: Callable[..., Any], left_behind: Callable[[], list[str]], hook: BatchWrapHook
 ) -> None:
