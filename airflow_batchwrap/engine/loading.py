@@ -57,7 +57,7 @@ def action(module: ModuleType, path: Path, engine: Any, arguments: List[Any]) ->
     """
     found = getattr(module, "do_action", None)
     if found is None:
-        raise Unusable(f"{path.name} has no do_action: write\n\n    def do_action(engine, *args):\n        ...")
+        raise Unusable(f"{path.name} has no do_action: write 'def do_action(engine, *args): ...' in it")
     if not callable(found):
         raise Unusable(
             f"do_action in {path.name} is a {type(found).__name__}, not a function: write\n\n"
