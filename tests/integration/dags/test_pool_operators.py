@@ -288,6 +288,19 @@ def test_the_pool_is_deleted_where_the_job_cannot_be(bench: Any, unreliable: Unr
     assert own() == set()
 
 
+def test_the_job_is_deleted_where_the_pool_cannot_be(bench: Any, unreliable: Unreliable, own: Own) -> None:
+    from airflow_batchwrap import TryAgain
+
+    workspace = bench.run(create(bench))
+    unreliable.refused = "DELETE", "/pools"
+    with pytest.raises(TryAgain, match=f"Left behind: pool {workspace['pool_id']}"):
+        delete(bench, workspace)
+    assert own() == {("pool", workspace["pool_id"])}
+    unreliable.refused = "", "-"
+    assert delete(bench, workspace) == {"job_id": None, "pool_id": workspace["pool_id"]}
+    assert own() == set()
+
+
 def test_a_busy_service_is_waited_for(
     bench: Any, unreliable: Unreliable, own: Own, capfd: pytest.CaptureFixture[str]
 ) -> None:
