@@ -1,0 +1,142 @@
+"""A set-up that fails leaves nothing behind, whenever it does; what a killed one leaves says whose it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+
+Own = Callable[[], set[tuple[str, str]]]
+
+
+@pytest.fixture
+def own(bench: Any, client: BatchClient) -> Own:
+    """Return the bench's pools and jobs that nobody has asked to delete."""
+
+    def look() -> set[tuple[str, str]]:
+        living = "state eq 'active'"
+        found = [("pool", item.id) for item in client.list_pools(filter=living)]
+        found += [("job", item.id) for item in client.list_jobs(filter=living)]
+        return {item for item in found if item[1].startswith(bench.dag.dag_id)}
+
+    return look
+
+
+def metadata(entity: Any) -> dict[str, str]:
+    return {item.name: item.value for item in entity.metadata or ()}
+
+
+def test_every_pool_and_job_says_who_made_it(bench: Any, client: BatchClient, pool: str) -> None:
+    from airflow_batchwrap import (
+        CreatePoolOperator,
+        RepurposePoolOperator,
+        RunBatchTaskOperator,
+        UsePoolOperator,
+        __version__,
+    )
+
+    def marks(task_id: str, number: int) -> dict[str, str]:
+        ids = {"dag_id": bench.dag.dag_id, "run_id": "r1", "task_id": task_id, "try_number": str(number)}
+        return {**ids, "batchwrap_version": __version__}
+
+    config = {"metadata": {"team": "ours", "dag_id": "not theirs to say"}}
+    ways = {
+        "group.create": bench.make(CreatePoolOperator, "group.create", pool_config=config, retries=1),
+        "use": bench.make(UsePoolOperator, "use", pool_id=pool, retries=1),
+        "repurpose": bench.make(RepurposePoolOperator, "repurpose", pool_id=pool, retries=1),
+    }
+    for task_id, operator in ways.items():
+        workspace = bench.run(operator, try_number=2)
+        found = metadata(client.get_job(workspace["job_id"]))
+        assert found.items() >= marks(task_id, 2).items()
+        if workspace["owns_pool"]:
+            found = metadata(client.get_pool(workspace["pool_id"]))
+            assert found.items() >= {**marks(task_id, 2), "team": "ours"}.items()
+    lone = bench.make(RunBatchTaskOperator, "lone", command="sleep 60", pool_id=pool)
+    bench.submit(lone)
+    (job,) = [job for job in client.list_jobs() if metadata(job).items() >= marks("lone", 1).items()]
+    client.begin_delete_job(job.id)
+
+
+@pytest.mark.parametrize("where", ["worker", "inline", "triggerer"])
+@pytest.mark.parametrize("limit", ["pool_wait_timeout", "execution_timeout"])
+def test_a_set_up_whose_time_is_over_removes_what_it_made(bench: Any, own: Own, where: str, limit: str) -> None:
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+
+    from airflow_batchwrap import CreatePoolOperator, PoolError
+
+    shut, _ = bench.gate()
+    given = {
+        "deferrable": where != "worker",
+        "inline_wait": 0 if where == "triggerer" else 30,
+        "pool_config": {"start_task": shut},
+        limit: timedelta(seconds=2),
+    }
+    with pytest.raises((PoolError, AirflowTaskTimeout)) as caught:
+        bench.run(bench.make(CreatePoolOperator, **given))
+    if isinstance(caught.value, PoolError):
+        assert f"Raise {limit}" in str(caught.value)
+    assert own() == set()
+
+
+def test_a_set_up_that_storage_refuses_half_way_removes_the_pool(
+    bench: Any, own: Own, client: BatchClient, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow_batchwrap import ConfigError, CreatePoolOperator
+
+    wrong = {**json.loads(os.environ["AIRFLOW_CONN_WASB_DEFAULT"]), "password": "d3Jvbmc="}
+    with monkeypatch.context() as changed:
+        changed.setenv("AIRFLOW_CONN_WASB_DEFAULT", json.dumps(wrong))
+        with pytest.raises(ConfigError, match="refused the credentials of connection 'wasb_default'"):
+            bench.run(bench.make(CreatePoolOperator, "create", pool_config={}))
+    assert "Made pool" in "".join(capfd.readouterr())
+    assert own() == set()
+
+
+def test_a_set_up_that_was_killed_is_taken_over_by_its_next_try_or_found_by_the_sweep(bench: Any, own: Own) -> None:
+    from airflow_batchwrap import CreatePoolOperator, SweepOrphansOperator
+
+    shut, gate = bench.gate()
+    operator = bench.make(CreatePoolOperator, "create", pool_config={"start_task": shut}, retries=1)
+    bench.submit(operator, run_id="killed")
+    left = own()
+    assert {noun for noun, _ in left} == {"pool", "job"}
+    sweep = bench.make(SweepOrphansOperator, delete=True)
+    bench.run(sweep, run_id="sweep")
+    assert own() == left, "its run goes on: the next try needs it"
+    gate.touch()
+    workspace = bench.run(operator, run_id="killed", try_number=2)
+    assert {("pool", workspace["pool_id"]), ("job", workspace["job_id"])} == left
+    bench.runs["killed"] = "failed"
+    bench.run(sweep, run_id="sweep")
+    assert own() == set()
+
+
+def test_a_job_ends_by_its_own_clock(bench: Any, client: BatchClient, pool: str) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator, StepFailed, TryAgain, UsePoolOperator
+
+    workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool, job_wall_clock="3 s"))
+    begun = bench.submit(bench.make(RunBatchTaskOperator, command="sleep 600", workspace=workspace))
+    job = client.get_job(workspace["job_id"])
+    assert job.constraints is not None
+    assert job.constraints.max_wall_clock_time == timedelta(seconds=3)
+    # Airflow is gone: nobody looks.
+    deadline = time.monotonic() + 20
+    while (job := client.get_job(workspace["job_id"])).state != "completed":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert job.execution_info is not None
+    assert job.execution_info.termination_reason == "MaxWallClockTimeExpiry"
+    (task,) = client.list_tasks(workspace["job_id"])
+    assert task.state == "completed"
+    with pytest.raises((StepFailed, TryAgain)):
+        begun.finish()
+    client.begin_delete_job(workspace["job_id"])
