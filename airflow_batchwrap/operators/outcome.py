@@ -137,7 +137,9 @@ class Outcome:
         if trace:
             told += f"\n{trace}"
             stderr = stderr.replace(trace, "")
-        return told + _quoted("stderr", stderr)
+        # What the engine itself printed is what the record says.
+        own = [line for line in stderr.splitlines() if not line.startswith("batchwrap: ")]
+        return told + _quoted("stderr", "\n".join(own))
 
     def _tail(self) -> str:
         return _quoted("stderr", self._output("stderr.txt"))
