@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -64,6 +65,7 @@ class RealAirflow:
         self.airflow = airflow.start(folder / "airflow", self.dags, results=folder / "results", env=self.env)
         self.client = self.airflow.client()
         self._others: list[ProcessId] = []
+        self._asking = threading.RLock()
 
     def stop(self) -> None:
         """Stop everything."""
@@ -80,11 +82,15 @@ class RealAirflow:
         return BatchClient(self.service.url, AzureNamedKeyCredential(self.service.account, self.service.key))
 
     def ask(self, what: Callable[[], T]) -> T:
-        """Ask Airflow's API until it answers: its SQLite database can be locked by all that goes on at once."""
+        """Ask Airflow's API until it answers, one question at a time.
+
+        With several at a time its SQLite database stays locked until even the scheduler gives up.
+        """
         deadline = time.monotonic() + 60
         while True:
             try:
-                return what()
+                with self._asking:
+                    return what()
             except BatchWrapError as error:
                 passing = "Database error" in str(error) or "does not answer" in str(error) or " with 5" in str(error)
                 if not passing or time.monotonic() > deadline:

@@ -112,7 +112,7 @@ class Play:
     def wait(self, what: str, look: Callable[[], Any], timeout: float = 300.0) -> Any:
         """Look until there is something to see."""
         return self.stack.wait(
-            f"{self.dag_id}, {self.how}: {what}; {self.run_id} {self.states()}", look, timeout, pause=0.5
+            f"{self.dag_id}, {self.how}: {what}; {self.run_id} {self.states()}", look, timeout, pause=1.0
         )
 
     def tasks(self) -> dict[str, TaskInstance]:

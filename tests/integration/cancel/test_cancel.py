@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("CANCEL_SEED", "4"))
 INLINE, DEFERRED, BLOCKING = "inline", "deferred", "blocking"
-AT_ONCE = 6  # cases at the same time
+AT_ONCE = 5  # cases at the same time
 
 
 @dataclass(frozen=True)
