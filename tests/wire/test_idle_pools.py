@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from azure.batch import models as m
 
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.hooks.models import pool_options
@@ -15,6 +16,8 @@ from airflow_batchwrap.hooks.views import NodeView, PoolView, judge_pool
 
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
+
+LONG = timedelta(hours=40)  # two minutes here: no test waits for that
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,16 @@ def gone(wire: Wire, *pools: str) -> None:
         wire.client.begin_delete_pool(name, polling_interval=0).wait()
 
 
-def test_it_has_its_nodes_at_once_none_when_idle_and_all_again_with_new_work(fast: Wire) -> None:
-    name = made(fast, {"target_dedicated_nodes": 2, "target_spot_nodes": 1, "idle_minutes": 5}, timedelta(minutes=10))
+def fresh_no_more(wire: Wire, name: str) -> None:
+    """Let the time pass in which the pool needs no work."""
+    own = view(wire, name).formula
+    assert own is not None
+    again = own.resized(own.dedicated, own.spot, timedelta(minutes=-own.idle_minutes))
+    wire.client.enable_pool_auto_scale(name, m.BatchPoolEnableAutoScaleOptions(auto_scale_formula=again.text))
+
+
+def test_it_has_its_nodes_at_once_none_when_idle_and_all_again_with_new_work(fast: Wire, tmp_path: Path) -> None:
+    name = made(fast, {"target_dedicated_nodes": 2, "target_spot_nodes": 1, "idle_minutes": 5}, LONG)
     assert targets(fast, name) == (2, 1)  # by the evaluation that comes with its creation
     nodes = fast.nodes(name, 3, "idle")
     assert sorted(bool(node.is_dedicated) for node in nodes) == [False, True, True]
@@ -59,14 +70,25 @@ def test_it_has_its_nodes_at_once_none_when_idle_and_all_again_with_new_work(fas
     assert seen.formula is not None
     assert (seen.formula.dedicated, seen.formula.spot) == seen.targets == seen.present == (2, 1)
     assert judge_pool(seen).answer == "ready"
-    # Nobody came within the 15 minutes that it has at first: 0.75 s.
+    fresh_no_more(fast, name)
     fast.nodes(name, 0)
     emptied = view(fast, name)
     assert (emptied.target, judge_pool(emptied).answer) == (0, "ready")
-    # One task is enough for all of them, and works longer than the idle time without losing its node.
-    job = fast.job(name)
-    task = fast.add(job, "/bin/sleep 1.5")
-    fast.until(lambda: targets(fast, name) == (2, 1))
+    # One task is enough for all of them, and it works longer than the idle time without losing its node.
+    job, gate = fast.job(name), tmp_path / "gate"
+    task = fast.add(job, f"/bin/sh -c 'until [ -e {gate} ]; do sleep 0.05; done'")
+    fast.state(job, task, "running")
+    grown = fast.client.get_pool(name).auto_scale_run
+    fast.until(lambda: view(fast, name).present == (2, 1))
+    assert grown is not None
+
+    def evaluated_since() -> bool:
+        last = fast.client.get_pool(name).auto_scale_run
+        return last is not None and last.timestamp > grown.timestamp + timedelta(seconds=1)  # 20 minutes
+
+    fast.until(evaluated_since)
+    assert view(fast, name).present == (2, 1)
+    gate.touch()
     done = fast.state(job, task, "completed")
     assert done.execution_info is not None
     assert (done.execution_info.result, done.execution_info.requeue_count) == ("success", 0)
@@ -77,7 +99,7 @@ def test_it_has_its_nodes_at_once_none_when_idle_and_all_again_with_new_work(fas
 def test_nodes_may_take_longer_to_come_than_the_pool_may_be_idle(fast: Wire) -> None:
     # A start task of 40 minutes: 2 s.
     config = {"idle_minutes": 5, "start_task": "sleep 2"}
-    patient, hasty = (made(fast, config, timedelta(minutes=minutes)) for minutes in (240, 0))
+    patient, hasty = (made(fast, config, within) for within in (LONG, timedelta(0)))
     fast.nodes(patient, 1, "idle")
     assert targets(fast, patient) == (1, 0)
     fast.nodes(hasty, 0)
@@ -97,7 +119,7 @@ def test_a_pool_that_is_never_idle_has_no_formula(fast: Wire) -> None:
 
 
 def test_a_part_of_the_nodes_is_enough_and_the_quota_is_told_where_it_is_not(fast: Wire) -> None:
-    name = made(fast, {"target_dedicated_nodes": 9}, timedelta(hours=10))
+    name = made(fast, {"target_dedicated_nodes": 9}, LONG)
     fast.nodes(name, 6, "idle")
     seen = view(fast, name)
     assert judge_pool(seen, 5).answer == "ready"
