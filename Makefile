@@ -22,7 +22,7 @@ help:
 	@echo 'make demo    run the quickstart on a real Airflow with local services, then stop everything'
 	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
 	@echo 'make test    lint, types, layers and the whole test suite'
-	@echo 'make soak    the long tests, which make test leaves out: some ten minutes'
+	@echo 'make soak    the long tests, which make test leaves out: an hour on two cores; SOAK_RUNS=40 for less'
 	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step: half an hour'
 	@echo 'make lint    the same without the test suite'
 	@echo 'make clean   stop what runs and remove what was installed and started here'
@@ -42,7 +42,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 soak: $(STAMP)
-	$(BIN)/python -m pytest -m soak $(ARGS)
+	$(BIN)/python -m pytest -m soak -rP $(ARGS)
 
 # One process: the deaths meet the cells of one Airflow side by side.
 kill-matrix: $(STAMP)
