@@ -59,8 +59,15 @@ def test_manifest(run_example: Callable[..., Any], left_behind: Callable[[], lis
     run = run_example("manifest")
     assert run.state == "success", run.log[-4000:]
     assert [run.xcoms[f"run[{index}]"] for index in range(3)] == [{"odd.txt": 6}, {"even.txt": 5}, "QUITE LOUD"]
+    assert run.xcoms["summary"] == {
+        "1_count.py odd.txt 3": {"odd.txt": 6},
+        "1_count.py even.txt 3": {"even.txt": 5},
+        "2_shout.py quite loud": "QUITE LOUD",
+    }
+    assert run.xcoms["run_all"]["succeeded"] == 3
+    # By mapped tasks, and by the one for all of them.
     names = [name for name in hook.list_blobs("word-counts", "") if name.endswith("/words.txt")]
-    assert len(names) == 2
+    assert len(names) == 4
     assert left_behind() == []
 
 
