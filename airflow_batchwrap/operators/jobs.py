@@ -250,6 +250,7 @@ class JobOperator(BatchWrapOperator):
 
     def made_by(self, context: Context) -> dict[str, str]:
         """Return who made a pool or a job, for people and for the sweep."""
+        index = self.map_index(context)
         return {
             MAKER: self.maker(context),
             "batchwrap_version": __version__,
@@ -257,4 +258,5 @@ class JobOperator(BatchWrapOperator):
             "run_id": str(context["run_id"]),
             "task_id": self.task_id,
             "try_number": str(context["ti"].try_number),
+            **({"map_index": str(index)} if index >= 0 else {}),
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.config import PoolConfig
-from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
 from airflow_batchwrap.naming import container_name, digest
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
@@ -67,11 +67,15 @@ class CreatePoolOperator(SetUpOperator):
         agent = self._node_agent(config)
         content = digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
 
+        made: list[str] = []
+
         def make(pool_id: str) -> bool:
             self.has_made = True
             metadata = {**self.made_by(context), CONTENT: content}
             options = models.pool_options(pool_id, config, agent, metadata, self.pool_wait(context))
-            return self.hook.create_pool(options)
+            if created := self.hook.create_pool(options):
+                made.append(pool_id)
+            return created
 
         claim = Claim(
             noun="pool",
@@ -84,7 +88,24 @@ class CreatePoolOperator(SetUpOperator):
             delete=self.hook.delete_pool,
             log=self.log,
         )
-        return (claim.take_named(self.pool_id) if self.pool_id else claim.take()), True
+        pool_id = claim.take_named(self.pool_id) if self.pool_id else claim.take()
+        if not made:
+            self._wake(pool_id, self.pool_wait(context))
+        return pool_id, True
+
+    def _wake(self, pool_id: str, nodes_within: timedelta) -> None:
+        """Have a pool that an earlier try made bring its nodes back, where it was emptied or is soon to be."""
+        try:
+            view = self.hook.view_pool(pool_id)
+            own = view.formula
+            if own is None or view.allocation_state != "steady":
+                return
+            idle_soon = own.fresh_until < datetime.now(UTC) + nodes_within
+            if idle_soon and self.hook.set_formula(pool_id, own.resized(own.dedicated, own.spot, nodes_within)):
+                self.log.info("Woke pool %s: it has its nodes again, or keeps them", pool_id)
+        except BatchWrapError as error:
+            # It wakes by itself, some minutes after the first Batch task waits on it.
+            self.log.warning("%s", error)
 
     def _node_agent(self, config: PoolConfig) -> str:
         """Return the image's node agent: the configured or well-known one, else the one that Batch lists for it."""

@@ -61,8 +61,9 @@ def test_every_pool_and_job_says_who_made_it(bench: Any, client: BatchClient, po
             found = metadata(client.get_pool(workspace["pool_id"]))
             assert found.items() >= {**marks(task_id, 2), "team": "ours"}.items()
     lone = bench.make(RunBatchTaskOperator, "lone", command="sleep 60", pool_id=pool)
-    bench.submit(lone)
-    (job,) = [job for job in client.list_jobs() if metadata(job).items() >= marks("lone", 1).items()]
+    bench.submit(lone, map_index=3)
+    mapped = {**marks("lone", 1), "map_index": "3"}
+    (job,) = [job for job in client.list_jobs() if metadata(job).items() >= mapped.items()]
     client.begin_delete_job(job.id)
 
 
@@ -117,6 +118,29 @@ def test_a_set_up_that_was_killed_is_taken_over_by_its_next_try_or_found_by_the_
     assert {("pool", workspace["pool_id"]), ("job", workspace["job_id"])} == left
     bench.runs["killed"] = "failed"
     bench.run(sweep, run_id="sweep")
+    assert own() == set()
+
+
+def test_a_pool_that_is_taken_over_late_has_time_again(bench: Any, own: Own, client: BatchClient) -> None:
+    from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator
+    from airflow_batchwrap.hooks.autoscale import ScaleFormula
+
+    def formula() -> ScaleFormula:
+        found = ScaleFormula.read(client.get_pool(workspace["pool_id"]).auto_scale_formula)
+        assert found is not None
+        return found
+
+    operator = bench.make(CreatePoolOperator, pool_config={"idle_minutes": 1}, pool_wait_timeout="1 min", retries=2)
+    workspace = bench.run(operator)
+    first = formula()
+    assert bench.run(operator, try_number=2) == workspace
+    assert formula() == first
+    # A try that would wait for longer than the pool is to stay without work.
+    operator.pool_wait_timeout = "1 h"
+    assert bench.run(operator, try_number=3) == workspace
+    assert formula().fresh_until > first.fresh_until + timedelta(minutes=50)
+    assert (formula().dedicated, formula().spot) == (1, 0)
+    bench.run(bench.make(DeletePoolOperator, workspace=workspace))
     assert own() == set()
 
 
