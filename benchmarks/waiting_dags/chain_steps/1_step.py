@@ -1,0 +1,2 @@
+def do_action(engine, *args):
+    return None
