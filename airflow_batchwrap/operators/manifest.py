@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,54 +17,21 @@ from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError,
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.naming import digest, result_folder
 from airflow_batchwrap.operators.bodies import Bodies
-from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.operators.rounds import Round, allowed_failures, claim_job, fingerprint_of, left_of
 from airflow_batchwrap.operators.rows import Row, count, entries_of, from_data, to_file
 from airflow_batchwrap.operators.settlement import Settlement
 from airflow_batchwrap.operators.submission import plain_values
 from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
 from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
-from airflow_batchwrap.workspace import BlobRef, Workspace
+from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from azure.batch.models import ResourceFile
 
 _NOTED = "batchwrap_manifest"  # state store: the last round that Airflow has heard of
-_ROUND = "batchwrap_round"  # metadata: the epoch and the round that a job is for
-_PRINT = "batchwrap_fingerprint"  # metadata: of the manifest and all it runs with
 _STOPPED = "The manifest was ended with its Airflow task."
-_BEGAN = "batchwrap_began"  # metadata: when the job was made, in seconds since 1970
-
-
-@dataclass(frozen=True)
-class Round:
-    """One go at what is left of a manifest: the first has all entries, each later one those that did not succeed.
-
-    :param began: seconds since 1970.
-    :param expected: how many Batch tasks its job has.
-    :param allowed: how many entries may fail.
-    :param folder: of the manifest's results in ``container``; an entry's has its number added.
-    :param plan: the rows as they were before: the manifest may change on disk while it runs.
-    """
-
-    pool_id: str
-    job_id: str
-    epoch: int
-    number: int
-    began: float
-    expected: int
-    allowed: int
-    container: str
-    folder: str
-    plan: BlobRef
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Round:
-        return cls(**{**data, "plan": BlobRef(**data["plan"])})
 
 
 class RunBatchManifestOperator(JobOperator):
@@ -214,12 +178,14 @@ class RunBatchManifestOperator(JobOperator):
         params = plain_values(dict(context.get("params") or {}), "the DAG run's params")
         rendered = self.render_template(self.environment, context)
         environment = {str(name): str(value) for name, value in rendered.items()}
-        print_ = _fingerprint(workspace, rows, params, environment)
-        number, allowed = 1, self._allowed(len(rows))
+        fingerprint = fingerprint_of(workspace, rows, params, environment)
+        number, allowed = 1, allowed_failures(self.max_failures, len(rows), self.task_id)
         if noted is not None:
             number = int(noted["round"]) + 1
-            rows = self._left(rows, from_data(self.hook.table_rows(noted["result"])))
-        job_id, began, state = self._claim(context, workspace, resource_files, epoch, number, print_)
+            before = from_data(self.hook.table_rows(noted["result"]))
+            self.log.info("Submitting again what did not succeed: %s", count(before))
+            rows = left_of(rows, before)
+        job_id, began, state = claim_job(self, context, workspace, resource_files, epoch, number, fingerprint)
         self._running = job_id
         if self._stopped:
             raise StepTimeout(_STOPPED)
@@ -288,115 +254,6 @@ class RunBatchManifestOperator(JobOperator):
             raise PoolError(f"Pool {self.pool_id!r} {problem}. Check pool_id, or create one with CreatePoolOperator.")
         archive, files = self.pack(context), self.input_files(context)
         return self.lay_out(context, Workspace(pool.entity_id, False, "", epoch), archive, files)
-
-    def _allowed(self, entries: int) -> int:
-        """Return how many of the entries may fail.
-
-        :raises ConfigError: ``max_failures`` is neither a number nor a share.
-        """
-        given = self.max_failures
-        text = str(given).strip()
-        try:
-            if text.endswith("%"):
-                share = float(text[:-1]) / 100
-            elif text.isdecimal():
-                return int(text)
-            else:
-                share = float(text)
-                if share >= 1:
-                    raise ValueError
-            if not 0 <= share <= 1:
-                raise ValueError
-        except ValueError:
-            raise ConfigError(
-                f"Task {self.task_id!r}: max_failures = {given!r} cannot be read: use a whole number of entries, such "
-                'as 5, or a share of them, such as "2%" or 0.02.'
-            ) from None
-        return math.floor(share * entries + 1e-9)
-
-    def _left(self, rows: Sequence[Row], before: Sequence[Row]) -> list[Row]:
-        """Return the rows of the next round: what succeeded as it is, and the rest once more.
-
-        :raises ConfigError: the manifest is another than the round before had.
-        """
-        if [(row.step, row.command, row.args) for row in rows] != [(row.step, row.command, row.args) for row in before]:
-            raise ConfigError(
-                "The manifest has changed since the try before, so that its results do not fit any more. Clear the "
-                "task, which runs the new manifest from its beginning."
-            )
-        left = [row if row.is_over else row.again() for row in before]
-        self.log.info("Submitting again what did not succeed: %s", count(before))
-        return left
-
-    def _claim(
-        self,
-        context: Context,
-        workspace: Workspace,
-        resource_files: list[ResourceFile],
-        epoch: int,
-        number: int,
-        fingerprint: str,
-    ) -> tuple[str, float, str]:
-        """Open this round's job, or find it.
-
-        :return: its id, when it was made, and whether it is "new", "found", or "ended" already.
-        :raises ConfigError: an earlier try of this round ran something else.
-        """
-        from airflow_batchwrap.hooks import models
-
-        find, mark = self.noticing(self.hook.find_jobs), f"e{epoch}-{number}"
-        content = digest(mark, fingerprint, workspace.pool_id, workspace.output_container, workspace.output_prefix)
-        mine = {
-            item.entity_id: item
-            for item in find(self.family(context))
-            if item.metadata.get(MAKER) == self.maker(context)
-            and item.metadata.get(_ROUND) == mark
-            and item.state != "deleting"
-        }
-        for item in mine.values():
-            if item.metadata.get(_PRINT) != fingerprint:
-                raise ConfigError(
-                    f"Job {item.entity_id} of an earlier try has another manifest, archive, inputs, parameters or "
-                    "environment. It is ended now; clear the task to start over."
-                )
-            if item.metadata.get(CONTENT) == content and item.state in ("terminating", "completed"):
-                self.log.info("Found job %s, which has ended meanwhile", item.entity_id)
-                return item.entity_id, float(item.metadata[_BEGAN]), "ended"
-        now = time.time()
-        metadata = {CONTENT: content, _ROUND: mark, _PRINT: fingerprint, _BEGAN: f"{now:.3f}"}
-        made: list[str] = []
-
-        def make(job_id: str) -> bool:
-            self.has_made = True
-            job = models.job_options(
-                job_id,
-                workspace.pool_id,
-                inputs=resource_files,
-                input_count=len(workspace.inputs),
-                wall_clock=self.settings.job_wall_clock,
-                batch_retries=self.settings.batch_retries,
-                metadata={**self.made_by(context), **metadata},
-            )
-            if not self.hook.create_job(job):
-                return False
-            made.append(job_id)
-            return True
-
-        job_id = Claim(
-            noun="job",
-            family=self.family(context),
-            epoch=epoch,
-            maker=self.maker(context),
-            content=content,
-            find=find,
-            make=make,
-            delete=self.hook.delete_job,
-            log=self.log,
-        ).take()
-        if job_id in made:
-            return job_id, now, "new"
-        # An answer that was lost may have made it just now.
-        return job_id, float(mine[job_id].metadata[_BEGAN]) if job_id in mine else now, "found"
 
     def _submit(self, job_id: str, missing: list[Row], expected: int, bodies: Bodies) -> None:
         before = expected - len(missing)
@@ -532,20 +389,3 @@ class RunBatchManifestOperator(JobOperator):
         """Return what is known of this epoch's last round that Airflow has heard of."""
         stored: Any = context["task_state_store"].get(_NOTED)
         return stored if isinstance(stored, dict) and stored.get("epoch") == epoch else None
-
-
-def _fingerprint(
-    workspace: Workspace, rows: Sequence[Row], params: Mapping[str, Any], environment: Mapping[str, str]
-) -> str:
-    """Return what makes a manifest this one: no SAS, no time and no try number is in it."""
-    text = json.dumps(
-        {
-            "archive": workspace.archive.sha256 if workspace.archive else None,
-            "entries": [[row.step, row.command, row.args] for row in rows],
-            "inputs": [[item.name, item.ref.sha256] for item in workspace.inputs],
-            "params": params,
-            "environment": digest(*sorted(environment.items())),
-        },
-        sort_keys=True,
-    )
-    return hashlib.sha256(text.encode()).hexdigest()

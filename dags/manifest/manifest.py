@@ -1,8 +1,7 @@
 """A manifest file, run in two ways on one pool.
 
-`run` is one mapped task for each entry: each has a log, retries and an XCom of its own in Airflow. `run_all` is one task
-for the whole manifest, however many thousand entries it has: submitted in bulk, with its progress in the log, and a table
-of results.
+`run` is one mapped task for each entry, with a log, retries and an XCom of its own. `run_all` is one task for all of
+them, however many thousand there are: submitted in bulk, with progress in its log, and a table of results.
 """
 
 from pathlib import Path
