@@ -154,20 +154,20 @@ class BatchWrapOperator(BaseOperator):
         """Return the current epoch: 1, and a higher number each time that a person cleared the task.
 
         A clear sets ``max_tries`` anew, to the tries so far and the retries that the DAG file has then; a retry does
-        not, whatever has become of the retries in the file. The state store outlives both, unless Airflow is set to
-        empty it after a success: then the tries that the clear added tell.
+        not, whatever has become of the retries in the file. Of a task that was cleared while it ran Airflow 3.3 forgets
+        that again, but counts the clears of the run. A retry after a clear of another task is taken for a clear as well:
+        what then still runs, because the worker died, is ended and done anew.
+
+        The state store outlives clears and retries, unless Airflow is set to empty it after a success: then the tries
+        that the clear added tell.
         """
-        store, ti = context["task_state_store"], context["ti"]
-        max_tries, retries = ti.max_tries, self.retries or 0
+        store, max_tries = context["task_state_store"], context["ti"].max_tries
         clears = int(getattr(context.get("dag_run"), "clear_number", None) or 0)
         seen = store.get(_EPOCH_KEY)
-        if not isinstance(seen, dict):
-            epoch = 1 + max(0, max_tries - retries)
+        if isinstance(seen, dict):
+            known = int(seen["max_tries"]), int(seen.get("clears") or 0)  # type: ignore[arg-type]
+            epoch = int(seen["epoch"]) + int(known != (max_tries, clears))  # type: ignore[arg-type]
         else:
-            cleared = max_tries != int(seen["max_tries"])  # type: ignore[arg-type]
-            if not cleared and clears > int(seen.get("clears") or 0):  # type: ignore[arg-type]
-                # Fewer retries in the file by as many as there were tries: the clear has set the same number.
-                cleared = max_tries == ti.try_number - 1 + retries
-            epoch = int(seen["epoch"]) + int(cleared)  # type: ignore[arg-type]
+            epoch = 1 + max(0, max_tries - (self.retries or 0))
         store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries, "clears": clears})
         return epoch

@@ -222,7 +222,7 @@ def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Any, 
         (3, 1, 2, 1, 2),  # ... which may be fewer now
         (2, 1, 2, 1, 2),  # ... by as many as make the same number
         (1, 3, 4, 1, 2),
-        (1, 1, 1, 1, 1),  # another task of the run was cleared
+        (1, 1, 1, 1, 2),  # ... while it ran, or of another task of the run
     ],
 )
 def test_clear_is_told_from_a_retry(
