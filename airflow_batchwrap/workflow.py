@@ -99,6 +99,7 @@ class BatchWorkflow(TaskGroup):
             before: list[BaseOperator] = [self.set_up]
             passed_on: dict[str, Any] = {"args": args}
             for stage in found.stages:
+                # What a step is given, the workspace and the value, puts it after the set-up and the stage before.
                 tasks: list[BaseOperator] = []
                 for step in stage.steps:
                     self.steps[step.name] = task = RunBatchTaskOperator(
@@ -108,8 +109,6 @@ class BatchWorkflow(TaskGroup):
                         **{**of_step, **common},
                         **passed_on,
                     )
-                    for earlier in before:
-                        earlier >> task
                     tasks.append(task)
                 before = tasks
                 outputs = [task.output for task in tasks]
@@ -127,9 +126,9 @@ class BatchWorkflow(TaskGroup):
             self.clean_up = DeletePoolOperator(
                 task_id="clean_up", workspace=workspace, retention_days=places["retention_days"], **common
             )
-            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
-            for last_task in [*self.steps.values(), *last]:
-                last_task >> self.clean_up
+            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work. In one
+            # go: Airflow looks at the whole DAG for each call.
+            self.clean_up.set_upstream(list(dict.fromkeys([*self.steps.values(), *last])))
             # Without this a failed clean-up would fail a run whose results are fetched.
             self.clean_up.as_teardown(setups=self.set_up, on_failure_fail_dagrun=False)
 
