@@ -126,8 +126,8 @@ class BatchWorkflow(TaskGroup):
             self.clean_up = DeletePoolOperator(
                 task_id="clean_up", workspace=workspace, retention_days=places["retention_days"], **common
             )
-            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work. In one
-            # go: Airflow looks at the whole DAG for each call.
+            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
+            # In one go: Airflow looks at the whole DAG for each call.
             self.clean_up.set_upstream(list(dict.fromkeys([*self.steps.values(), *last])))
             # Without this a failed clean-up would fail a run whose results are fetched.
             self.clean_up.as_teardown(setups=self.set_up, on_failure_fail_dagrun=False)
