@@ -141,6 +141,18 @@ class Bench:
         helpers = [child.cpu_times() for child in self.process.children() if "airflow_batchwrap" in _name(child)]
         return float(times.user + times.system + sum(one.user + one.system for one in helpers))
 
+    def usage(self) -> dict[str, float]:
+        """Seconds of processor time by who has used them: the service's two threads, its helper, the commands."""
+        threads = {one.id: one.user_time + one.system_time for one in self.process.threads()}
+        answer = threads.pop(self.process.pid)
+        used = {"answer": answer, "keep": sum(threads.values()), "start": 0.0, "run": 0.0}
+        for child in self.process.children():
+            if "airflow_batchwrap" in _name(child):
+                times = child.cpu_times()
+                used["start"] += times.user + times.system
+                used["run"] += times.children_user + times.children_system
+        return used
+
     def memory(self) -> float:
         """Memory of the service, its helper processes with it, in MiB."""
         helpers = [child.memory_info().rss for child in self.process.children() if "airflow_batchwrap" in _name(child)]
@@ -213,6 +225,37 @@ def scaling(bench: Bench, tasks: int) -> Rows:
     yield f"{tasks} tasks", f"{large[0]:.3f} ms a task", f"processor time {large[1]:.3f} ms"
     yield "ratio (target 1.25)", f"{large[0] / wall:.2f}", f"of the processor time {large[1] / cpu:.2f}"
     yield "memory then", f"{bench.memory():.0f} MiB", f"{7 * small_tasks + tasks} completed tasks held"
+
+
+def stages(bench: Bench, tasks: int) -> Rows:
+    """Where a task's processor time goes: added to a disabled job, then run; told apart by process and thread."""
+    bench.pool()
+    warm = bench.job()
+    bench.add(warm, 200)
+    bench.done(warm, 200)
+    job = bench.job()
+    bench.raw("POST", f"/jobs/{job}/disable", {"disableTasks": "wait"})
+    while bench.raw("GET", f"/jobs/{job}")["state"] != "disabled":
+        time.sleep(0.01)
+    start, began = bench.usage(), time.perf_counter()
+    bench.add(job, tasks)
+    added, adding = bench.usage(), time.perf_counter() - began
+    began = time.perf_counter()
+    bench.raw("POST", f"/jobs/{job}/enable")
+    bench.done(job, tasks)
+    ended, running = bench.usage(), time.perf_counter() - began
+
+    def used(name: str, sooner: dict[str, float], later: dict[str, float]) -> str:
+        return f"{(later[name] - sooner[name]) / tasks * 1e3:.3f} ms a task"
+
+    yield f"add {tasks} tasks to a disabled job", f"{adding:.2f} s", f"{adding / tasks * 1e3:.3f} ms a task"
+    yield "  answer: JSON, schema, defaults, task", "", used("answer", start, added)
+    yield "  keep: rows of SQLite", "", used("keep", start, added)
+    yield "run them, once it is enabled", f"{running:.2f} s", f"{running / tasks * 1e3:.3f} ms a task"
+    yield "  place and end: scheduler, states, job", "", used("answer", added, ended)
+    yield "  keep: states in SQLite", "", used("keep", added, ended)
+    yield "  start and reap: directories, files, spawn", "", used("start", added, ended)
+    yield "  run: the commands themselves", "", used("run", added, ended)
 
 
 def latency(bench: Bench, tasks: int) -> Rows:
@@ -290,6 +333,7 @@ def _spread(values: list[float]) -> str:
 #: What there is to measure, and with how many tasks.
 PARTS: dict[str, tuple[Callable[[Bench, int], Rows], int]] = {
     "throughput": (throughput, 10_000),
+    "stages": (stages, 10_000),
     "scaling": (scaling, 50_000),
     "latency": (latency, 100),
     "answers": (answers, 1000),
