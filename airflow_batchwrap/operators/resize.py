@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import PoolView
 
 _SHORTEST_RESIZE = timedelta(minutes=5)  # Batch REST reference, "Pool - Resize": resizeTimeout
+_ENABLE_GAP = 35.0  # seconds: Batch takes one formula in 30 (Batch REST reference, "Pool - Enable Auto Scale")
 _OPTIONS = ("requeue", "terminate", "taskcompletion", "retaineddata")
 
 
@@ -169,6 +170,7 @@ class ResizePoolOperator(BatchWrapOperator):
         stale = 0.0  # until then an error may be that of an earlier resize
         inline = min(deadline, time.time() + self.settings.inline_wait.total_seconds())
         while True:
+            asking = False
             try:
                 view = self.hook.view_pool(resize.pool_id)
                 if (line := view.progress()) != told:
@@ -178,8 +180,9 @@ class ResizePoolOperator(BatchWrapOperator):
                 if verdict.answer == "ready":
                     return self._done(view)
                 again = not asked and view.allocation_state == "steady"
-                if verdict.answer == "ask" or again:
-                    asked = self._ask(view, resize, deadline) or asked
+                if asking := verdict.answer == "ask" or again:
+                    asking = not self._ask(view, resize, deadline)
+                    asked = asked or not asking
                     stale = time.monotonic() + GRACE
                 elif verdict.answer == "failed" and time.monotonic() >= stale:
                     raise PoolError(verdict.why + self._start_task_said(resize.pool_id, verdict.node_id))
@@ -193,11 +196,12 @@ class ResizePoolOperator(BatchWrapOperator):
                     f"(pool_wait_timeout {self.settings.pool_wait_timeout}, execution_timeout "
                     f"{self.execution_timeout}): {told}. Raise it, or accept fewer nodes with min_nodes."
                 )
-            if self.deferrable and now >= inline:
+            # There is nothing to wait for in the triggerer while Batch is about to take the request.
+            until = min(deadline, inline + _ENABLE_GAP) if asking else inline
+            if self.deferrable and now >= until:
                 self._defer(resize, deadline)
-            until = inline if self.deferrable else deadline
             pause = pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds())
-            time.sleep(max(0.0, min(pause, until - now)))
+            time.sleep(max(0.0, min(pause, (until if self.deferrable else deadline) - now)))
 
     def _ask(self, view: PoolView, resize: Resize, deadline: float) -> bool:
         """Ask for the size; False where Batch takes no such request now."""

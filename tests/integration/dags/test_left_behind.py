@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,6 +143,31 @@ def test_a_pool_that_is_taken_over_late_has_time_again(bench: Any, own: Own, cli
     assert (formula().dedicated, formula().spot) == (1, 0)
     bench.run(bench.make(DeletePoolOperator, workspace=workspace))
     assert own() == set()
+
+
+def test_a_step_after_a_long_pause_wakes_the_pool_that_was_emptied(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batchwrap import BatchWrapHook, CreatePoolOperator, DeletePoolOperator, RunBatchTaskOperator
+    from airflow_batchwrap.local import runner
+
+    # Five minutes pass in a fifth of a second.
+    service = runner.launch(tmp_path / "fast", ["--time-scale", "1500"])
+    try:
+        login = {"login": service.account, "password": service.key, "extra": {"account_url": service.url}}
+        monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps({"conn_type": "azure_batch", **login}))
+        config = {"target_dedicated_nodes": 1, "target_spot_nodes": 1, "idle_minutes": 5, "pool_wait_timeout": "1 min"}
+        workspace = bench.run(bench.make(CreatePoolOperator, pool_config=config))
+        hook = BatchWrapHook()
+        deadline = time.monotonic() + 20
+        while hook.view_pool(workspace["pool_id"]).nodes:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        step = bench.make(RunBatchTaskOperator, command="echo awake", workspace=workspace)
+        assert bench.run(step) == "awake"
+        bench.run(bench.make(DeletePoolOperator, workspace=workspace))
+    finally:
+        service.stop()
 
 
 def test_a_job_ends_by_its_own_clock(bench: Any, client: BatchClient, pool: str) -> None:

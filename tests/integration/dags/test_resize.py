@@ -246,3 +246,15 @@ def test_a_set_up_that_meets_the_quota_tells_it_and_removes_what_it_made(
     # A part is enough where it was asked for.
     workspace = bench.run(bench.make(CreatePoolOperator, pool_config={**config, "min_nodes": 2}, **more))
     slow.begin_delete_job(workspace["job_id"])
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_formula_can_be_changed_again_at_once(bench: Any, slow: BatchClient, deferrable: bool) -> None:
+    from airflow_batchwrap import CreatePoolOperator, ResizePoolOperator
+
+    # Batch takes one formula in 30 s, which are 0.5 s here, and none while it resizes: both are waited for.
+    workspace = bench.run(bench.make(CreatePoolOperator, pool_config={"idle_minutes": 60}))
+    more = {"workspace": workspace, "deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
+    for spot, usable in ((1, 2), (0, 1), (2, 3)):
+        done = bench.run(bench.make(ResizePoolOperator, target_spot_nodes=spot, **more))
+        assert done == resized(workspace["pool_id"], 1, spot, usable)
