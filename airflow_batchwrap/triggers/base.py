@@ -134,11 +134,11 @@ class WaitTrigger(BaseTrigger):
         the old trigger went: then the state says so, and the work goes on.
         """
         from airflow_batchwrap.hooks.batch import BatchWrapHook
-        from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time
+        from airflow_batchwrap.triggers.cancel import TIME_OF_TRIGGER, TaskIdentity, state_in_time
 
         if not self.identity:
             return
-        state = await asyncio.to_thread(state_in_time, TaskIdentity(**self.identity).state)
+        state = await asyncio.to_thread(state_in_time, TaskIdentity(**self.identity).state, TIME_OF_TRIGGER)
         if not self.ends_in(state):
             self.log.info("Left the work alone: Airflow has the task as %s", state)
             return

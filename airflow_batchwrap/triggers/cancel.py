@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was told to end
+TIME_OF_TRIGGER = 20.0  # seconds: a trigger has 30 s, by Airflow's `[triggerer] on_kill_timeout`
 # The states of a task that goes on: here, on another worker, in another triggerer, or in another try, as where Airflow
 # has not heard of this one for a while.
 _GOES_ON = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
@@ -43,13 +44,14 @@ class TaskIdentity:
         return _NO_STATE if of_run[name] is None else str(getattr(of_run[name], "value", of_run[name]))
 
 
-def state_in_time(ask: Callable[[], str]) -> str:
+def state_in_time(ask: Callable[[], str], seconds: float | None = None) -> str:
     """Return what Airflow says of a task, or "unknown" where it does not say so in time.
 
     In a thread of its own: a signal may have come while this very thread was talking to Airflow, and would wait for
     itself for ever.
 
     :param ask: asks for the state.
+    :param seconds: how long it may take; None for what a worker has.
     """
     found: list[str] = []
 
@@ -61,7 +63,7 @@ def state_in_time(ask: Callable[[], str]) -> str:
 
     thread = threading.Thread(target=run, name="batchwrap-ask-state", daemon=True)
     thread.start()
-    thread.join(TIME_TO_ASK)
+    thread.join(TIME_TO_ASK if seconds is None else seconds)
     return found[0] if found else "unknown"
 
 

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Many tasks write at once: wait for the lock of SQLite longer than the 5 s that Python's driver waits.
-_LOCK_SECONDS = 60
+# Many tasks write at once: wait for the lock of SQLite longer than the 5 s that Python's driver waits. Not much longer:
+# the api-server can wait for a lock that it holds itself.
+_LOCK_SECONDS = 12
 # A death is noticed within seconds, and not within minutes; a machine that is busy still has time to answer.
 _QUICK = {
     "AIRFLOW__CORE__PARALLELISM": "24",
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "100",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "60",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",

@@ -252,8 +252,11 @@ def plays(play: Callable[..., Play], request: pytest.FixtureRequest) -> Iterator
     """Play all cases that were asked for, some at the same time."""
     items = [item for item in request.session.items if item.path == request.path]
     asked: dict[Case, None] = dict.fromkeys(item.callspec.params["case"] for item in items if hasattr(item, "callspec"))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         yield {case: pool.submit(run_case, play(case.dag_id, case.how), case) for case in asked}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @pytest.mark.timeout(300)
