@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,28 +292,29 @@ def told() -> Callable[..., None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print a table of all cells."""
+    """Print a table of all cells, and leave its figures in .cache/kill-matrix.json."""
     if not _told:
         return
     table = Table(title="Kill matrix")
     for heading in ("killed", "when", "waits", "outcome", "tries", "asked", "created", "bodies", "reports", "result"):
         table.add_column(heading)
     for cell, evidence, problems in _told:
-        table.add_row(
-            cell.kill,
-            cell.phase,
-            "inline" if cell.inline else "deferred",
-            "fails once" if cell.fails else "returns",
-            str(evidence.tries),
-            str(len(evidence.notes["asked"])),
-            str(sum(note["made"] for note in evidence.notes["submitted"])),
-            str(len(evidence.notes["bodies"])),
-            str(len(evidence.notes["retries"])),
-            "; ".join(problems) or "as it should be",
-        )
-    seconds = sum(evidence.seconds for _, evidence, _ in _told)
+        notes = evidence.notes if evidence else {}
+        numbers: list[object] = [""] * 5
+        if evidence:
+            made = sum(note["made"] for note in notes["submitted"])
+            numbers = [evidence.tries, len(notes["asked"]), made, len(notes["bodies"]), len(notes["retries"])]
+        outcome = "fails once" if cell.fails else "returns"
+        waits = "inline" if cell.inline else "deferred"
+        result = "; ".join(problems) or "as it should be"
+        table.add_row(cell.kill, cell.phase, waits, outcome, *map(str, numbers), result)
+    seconds = sum(evidence.seconds for _, evidence, _ in _told if evidence)
     wrong = sum(bool(problems) for _, _, problems in _told)
     terminalreporter.ensure_newline()
     console = Console(file=terminalreporter._tw._file, width=160)
     console.print(table)
     console.print(f"{len(_told)} cells in {seconds:.0f} s, {wrong} not as they should be")
+    figures = config.rootpath / ".cache/kill-matrix.json"
+    figures.parent.mkdir(exist_ok=True)
+    killed = Counter(cell.kill for cell, _, _ in _told)
+    figures.write_text(json.dumps({"cells": len(_told), "seconds": round(seconds), "wrong": wrong, "killed": killed}))

@@ -308,6 +308,8 @@ def look(
                 matrix.run(cell.kill, group)
             except Exception as error:
                 failed.update(dict.fromkeys(group, error))
+                for each in group:
+                    told(each, None, [str(error)])
                 raise
         evidence = matrix.evidence[cell]
         told(cell, evidence, evidence.problems(cell))
