@@ -340,7 +340,7 @@ def test_what_is_not_known_in_time_is_left_alone(
     (one,) = submit_many(bench, pool, [shut])
     trigger = BatchTaskTrigger(**one.trigger[1])
     never = threading.Event()
-    monkeypatch.setattr("airflow_batchwrap.triggers.cancel.TIME_TO_ASK", 0.2)
+    monkeypatch.setattr("airflow_batchwrap.triggers.cancel.TIME_OF_TRIGGER", 0.2)
     for ask in (lambda **_: never.wait(20), lambda **_: 1 / 0):
         monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", ask)
         asyncio.run(trigger.on_kill())
