@@ -16,14 +16,15 @@ EVALUATION_INTERVAL = timedelta(minutes=5)
 
 DeallocationOption = Literal["requeue", "terminate", "taskcompletion", "retaineddata"]
 
-# Documented parts alone: comparison of timestamps, the conditional operator, max of numbers and vectors. No percentage
-# of samples is asked for: samples that are missing would be an error, and the last one there is tells enough, since a
-# node that works is never taken away.
+# Documented parts alone: comparison of timestamps, the conditional operator, max of numbers and vectors. A new pool
+# asks for no sample; Azure's own examples rely on the conditional operator to look at one branch only. No percentage of
+# samples is asked for: samples that are missing would be an error, and the last one there is tells enough, since a node
+# that works is never taken away.
 _FORMULA = """\
 dedicatedNodes = {dedicated};
 spotNodes = {spot};
-fresh = time() < time("{fresh_until}") ? 1 : 0;
-work = max(fresh, $PendingTasks.GetSample(1), $PendingTasks.GetSample(TimeInterval_Minute * {idle_minutes}));
+lately = TimeInterval_Minute * {idle_minutes};
+work = time() < time("{fresh_until}") ? 1 : max(0, $PendingTasks.GetSample(1), $PendingTasks.GetSample(lately));
 share = work > 0 ? 1 : 0;
 $TargetDedicatedNodes = dedicatedNodes * share;
 $TargetLowPriorityNodes = spotNodes * share;
