@@ -14,7 +14,7 @@ from azure.core.exceptions import HttpResponseError
 if TYPE_CHECKING:
     from tests.wire.conftest import Wire
 
-#: The formula of this package's own pools: nodes for what waits and what waited lately, none when idle.
+#: Nodes for what waits and what waited lately, none when idle.
 IDLE_TO_ZERO = (
     "peak = max(0, $PendingTasks.GetSample(1), $PendingTasks.GetSample(TimeInterval_Minute * 15));"
     "$TargetDedicatedNodes = min(2, (peak + 1 - 1) / 1); $NodeDeallocationOption = taskcompletion;"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.local.runner import LocalService
+    from tests.integration.dags.conftest import Run
 
 MakePool = Callable[..., str]
 
@@ -258,3 +259,26 @@ def test_a_formula_can_be_changed_again_at_once(bench: Any, slow: BatchClient, d
     for spot, usable in ((1, 2), (0, 1), (2, 3)):
         done = bench.run(bench.make(ResizePoolOperator, target_spot_nodes=spot, **more))
         assert done == resized(workspace["pool_id"], 1, spot, usable)
+
+
+def test_a_run_resizes_its_pool_between_steps(
+    dags_folder: Path, run_file: Callable[..., Run], left_behind: Callable[[], list[str]]
+) -> None:
+    before = set(left_behind())
+    (dags_folder / "resize.py").write_text(
+        "from airflow.sdk import DAG\n"
+        "from airflow_batchwrap import *\n"
+        "with DAG('resizes', schedule=None, params={'nodes': 2}) as dag:\n"
+        "    create = CreatePoolOperator(task_id='create', pool_config={})\n"
+        "    grow = ResizePoolOperator(\n"
+        "        task_id='grow', workspace=create.output, target_dedicated_nodes='{{ params.nodes }}', inline_wait=0\n"
+        "    )\n"
+        "    run = RunBatchTaskOperator(task_id='run', workspace=create.output, command='echo done')\n"
+        "    delete = DeletePoolOperator(task_id='delete', workspace=create.output)\n"
+        "    create >> grow >> run >> delete.as_teardown(setups=create)\n"
+    )
+    run = run_file(dags_folder / "resize.py")
+    assert run.state == "success", run.log[-4000:]
+    assert run.xcoms["grow"] == resized(run.xcoms["create"]["pool_id"], 2, 0, usable=2)
+    assert run.xcoms["run"] == "done"
+    assert set(left_behind()) == before
