@@ -132,9 +132,14 @@ class BulkCalls:
             return {str(task.id) for task in self.batch.list_tasks(job_id, select=["id"])}
 
     def view_job(self, job_id: str) -> dict[str, TaskView]:
-        """Return the states of all of a job's Batch tasks by id, 1,000 in a request."""
+        """Return the states of all of a job's Batch tasks by id, 1,000 in a request; none where the job is gone."""
+        from azure.core.exceptions import ResourceNotFoundError
+
         with self.batch_call(f"list the Batch tasks of job {job_id!r}"):
-            return {str(task.id): TaskView.of(task) for task in self.batch.list_tasks(job_id, select=_VIEW_SELECT)}
+            try:
+                return {str(task.id): TaskView.of(task) for task in self.batch.list_tasks(job_id, select=_VIEW_SELECT)}
+            except ResourceNotFoundError:
+                return {}
 
     def terminate_job(self, job_id: str, reason: str) -> bool:
         """End a job and with it what runs of its Batch tasks; what waits in it never runs.

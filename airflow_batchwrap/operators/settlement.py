@@ -61,12 +61,18 @@ class Settlement:
             raise self._gone()
         cut = any(event.get(name) for name in _CUTS)
         why = self._stuck(event["stuck"]) if event.get("stuck") else ""
+        # What was over before we ended the rest had an end of its own, be it that a person ended it.
+        before = self.hook.view_job(self.job_id) if event.get("beyond") else {}
+        over = {task_id: view for task_id, view in before.items() if view.over}
         if cut:
             self._end(next(name for name in event if name in _CUTS))
-        views = self.hook.view_job(self.job_id)
+        views = {**self.hook.view_job(self.job_id), **over}
         if not views and not cut:
             raise self._gone()
-        rows = [row if row.is_over else row.seen(views.get(row.batch_task_id), cut=cut) for row in self.rows]
+        rows = [
+            row if row.is_over else row.seen(views.get(row.batch_task_id), cut=cut and row.batch_task_id not in over)
+            for row in self.rows
+        ]
         written: list[Row] = []  # without their values
         with to_file(self._valued(rows, written)) as table:
             ref = self.hook.upload_stream(self.container, self.table, table)
@@ -163,7 +169,7 @@ class Settlement:
             return None
         text = f"{told}, and max_failures ({self.max_failures}) allows {self.allowed}. {table}{self._first(failed)}"
         lost = [row for row in failed if row.state == MISSING or views[row.batch_task_id].worth_retrying]
-        return NodeLost(text) if len(lost) == len(failed) else StepFailed(text)
+        return NodeLost(text) if failed and len(lost) == len(failed) else StepFailed(text)
 
     def _first(self, failed: Sequence[Row]) -> str:
         """Return the first failures, each with the end of its stderr."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -255,6 +257,68 @@ def test_the_deadline_ends_all_of_it(
 
     with pytest.raises(NodeLost, match="was deleted"):
         begun.finish()
+
+
+@pytest.mark.parametrize("where", ["triggerer", "worker"])
+@pytest.mark.parametrize(("state", "ended"), [("failed", True), ("running", False)])
+def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
+    bench: Any,
+    workspace: dict[str, Any],
+    client: BatchClient,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    state: str,
+    ended: bool,
+) -> None:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    from airflow_batchwrap import StepTimeout
+    from airflow_batchwrap.triggers.manifest import ManifestTrigger
+
+    def states(**asked: Any) -> dict[str, Any]:
+        return {asked["run_ids"][0]: {asked["task_ids"][0]: state}}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", states)
+    shut, gate = bench.gate()
+    work = manifest(bench, workspace, [{"command": shut}] * 3)
+    if where == "triggerer":
+        begun = bench.submit(work)
+        asyncio.run(ManifestTrigger(**begun.trigger[1]).on_kill())
+    else:
+        work.deferrable = False
+        # Airflow calls it in a signal's handler, between two lines of the same thread.
+        timer = threading.Timer(3, lambda: (work.on_kill(), None if ended else gate.touch()))
+        timer.start()
+        if ended:
+            with pytest.raises(StepTimeout, match="was ended with its Airflow task"):
+                bench.run(work)
+        else:
+            assert bench.run(work)["succeeded"] == 3
+        timer.join()
+    if where == "triggerer" or ended:
+        until(lambda: bool(jobs_of(client, bench, "active")) is not ended)
+    assert str(client.get_job(workspace["job_id"]).state) in ("active", "BatchJobState.ACTIVE")
+    gate.touch()
+
+
+def test_a_job_that_somebody_ended_is_told_and_its_rest_tried_again(
+    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
+) -> None:
+    from airflow_batchwrap import StepFailed
+
+    shut, gate = bench.gate()
+    work = manifest(bench, workspace, [{"command": "true"}, *[{"command": shut}] * 4])
+    begun = bench.submit(work)
+    (job,) = jobs_of(client, bench, "active")
+    until(lambda: (counts := hook.count_tasks(job.id)) is not None and counts.succeeded == 1)
+    hook.terminate_job(job.id, "enough")
+    # As it is noticed: by those that it ended, or by those that it keeps from starting.
+    with pytest.raises(StepFailed, match=r"TaskEnded|was ended \(enough\)"):
+        begun.finish()
+    gate.touch()
+    result = bench.run(work, try_number=2)
+    assert result["succeeded"] == 5
+    assert [row["attempt"] for row in hook.table_rows(result)] == [1, 2, 2, 2, 2]
 
 
 def bulk_job(client: BatchClient) -> str:
