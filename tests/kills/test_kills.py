@@ -323,7 +323,7 @@ def look(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cell", MATRIX, ids=str)
 def test_cell(cell: Cell, look: Callable[..., Evidence], request: pytest.FixtureRequest) -> None:
-    asked = [item.callspec.params["cell"] for item in request.session.items if hasattr(item, "callspec")]
+    asked = [item.callspec.params.get("cell") for item in request.session.items if hasattr(item, "callspec")]
     group = [each for each in asked if isinstance(each, Cell) and each.kill == cell.kill]
     first = group.index(cell) // AT_ONCE * AT_ONCE
     group = group[first : first + AT_ONCE]
