@@ -132,6 +132,9 @@ def test_a_submission_that_was_cut_short_is_completed(
     result = bench.run(work, try_number=2)
     assert (result["entries"], result["succeeded"]) == (250, 250)
     assert {row["job_id"] for row in hook.table_rows(result)} == {job.id}
+    # Of what succeeds no output was asked to be kept.
+    left = hook.list_blobs(result["container"], workspace["output_prefix"])
+    assert [name for name in left if name.endswith(("stdout.txt", "stderr.txt"))] == []
     assert {path.read_text() for path in marks.iterdir()} == {"x\n"}
     assert len(list(marks.iterdir())) == 250
     # And once more: Airflow never heard of the success.
