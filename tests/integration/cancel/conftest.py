@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 import time
 import uuid
@@ -36,6 +37,7 @@ STEP = '''
 '''
 
 DAGS = """
+    import os
     from datetime import timedelta
 
     from airflow.sdk import DAG
@@ -65,10 +67,10 @@ DAGS = """
                 setattr(made.steps["1_victim"], argument, value)
 
 
-    SOON = timedelta(seconds=45)
+    SOON = timedelta(seconds=float(os.environ["CANCEL_SECONDS"]))
     workflow("plain")
     workflow("blocking", deferrable=False)
-    workflow("run_timeout", of_dag={"dagrun_timeout": timedelta(seconds=90)})
+    workflow("run_timeout", of_dag={"dagrun_timeout": 2 * SOON})
     workflow("timeout", execution_timeout=SOON, retries=0)
     workflow("timeout_blocking", deferrable=False, execution_timeout=SOON, retries=0)
     workflow("timeout_retried", execution_timeout=SOON, retries=1)
@@ -241,7 +243,12 @@ def write_dags(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def stack(real_airflow: StartAirflow, airflow_home: Path) -> Iterator[RealAirflow]:
     """Return the Airflow, whose connections this process has as well."""
-    with real_airflow(write_dags) as made, pytest.MonkeyPatch.context() as patch:
+    # Long enough for two steps to begin: on a machine that has ten things to do at once that takes minutes.
+    seconds = 30 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1), 8)
+    with (
+        real_airflow(write_dags, settings={"CANCEL_SECONDS": f"{seconds:.0f}"}) as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         for name, value in made.connections.items():
             patch.setenv(name, value)
         made.airflow.wait_for_dag("cancel_plain")

@@ -127,7 +127,7 @@ def mark_run(play: Play) -> None:
 
 def time_run_out(play: Play) -> None:
     """The run's dagrun_timeout: Airflow skips all that is not done, the teardown included."""
-    play.wait("the run's end", play.over)
+    play.wait("the run's end", play.over, 600)
     play.ended("victim")
     play.ended("sibling")
     states = play.states()
@@ -154,18 +154,18 @@ def sweep(play: Play) -> list[str]:
 
 def time_out(play: Play) -> None:
     """The task's execution_timeout, without retries: the Batch task ends, the task fails."""
-    play.ended("victim")
+    play.ended("victim", 400)
     tasks = play.batch_tasks("victim")
     play.expect(f"the Batch task was ended: {tasks}", tasks == {"e1-a1": "TaskEnded"})
     play.sibling_is_untouched()
     play.finish("failed", "failed")
     play.expect(f"one body: {play.bodies('victim')}", len(play.bodies("victim")) == 1)
-    play.expect("the log tells why", "did not end within execution_timeout (0:00:45)" in play.log("1_victim"))
+    play.expect("the log tells why", "did not end within execution_timeout" in play.log("1_victim"))
 
 
 def time_out_and_retry(play: Play) -> None:
     """The task's execution_timeout, with a retry: a new attempt runs."""
-    play.ended("victim")
+    play.ended("victim", 400)
     play.wait("the second body", lambda: len(play.bodies("victim")) == 2)
     tasks = play.batch_tasks("victim")
     play.expect(f"a new attempt: {tasks}", tasks.get("e1-a1") == "TaskEnded" and "e1-a2" in tasks)
