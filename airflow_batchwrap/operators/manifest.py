@@ -145,7 +145,11 @@ class RunBatchManifestOperator(JobOperator):
         self._running, self._stopped = turn.job_id, False
         try:
             return self._settle(context, turn, event)
-        except (Exception, AirflowTaskTimeout) as error:
+        except AirflowTaskTimeout:
+            # While the results were read: another try reads them in less time than it would take to make them again.
+            self._close(context, TryAgain())
+            raise
+        except Exception as error:
             self._close(context, error)
             raise
 
