@@ -155,7 +155,7 @@ class BatchWrapOperator(BaseOperator):
 
         A clear sets ``max_tries`` anew, to the tries so far and the retries that the DAG file has then; a retry does
         not, whatever has become of the retries in the file. Of a task that was cleared while it ran Airflow 3.3 forgets
-        that again, but counts the clears of the run. A retry after a clear of another task is taken for a clear as well:
+        that again, but counts the clears of the run. A retry after a clear of another task is taken for a clear, too:
         what then still runs, because the worker died, is ended and done anew.
 
         The state store outlives clears and retries, unless Airflow is set to empty it after a success: then the tries
