@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -262,11 +263,14 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    # An end by a signal stops what was started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     title = f"Waiting, Python {sys.version.split()[0]}, {os.cpu_count()} cores"
     table = Table("", "figure", "", title=title)
     for name in options.parts or PARTS:
         load = os.getloadavg()[0]
         for row in PARTS[name](options):
+            print(*row, sep="  |  ", file=sys.stderr, flush=True)
             table.add_row(*row)
         after = os.getloadavg()[0]
         table.add_row(f"  load average before {name}, and after", f"{load:.1f}", f"{after:.1f}", end_section=True)
