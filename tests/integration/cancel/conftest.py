@@ -246,7 +246,9 @@ def stack(real_airflow: StartAirflow, airflow_home: Path) -> Iterator[RealAirflo
     # Long enough for two steps to begin: on a machine that has ten things to do at once that takes minutes.
     seconds = 30 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1), 8)
     with (
-        real_airflow(write_dags, settings={"CANCEL_SECONDS": f"{seconds:.0f}"}) as made,
+        real_airflow(
+            write_dags, settings={"CANCEL_SECONDS": os.environ.get("CANCEL_SECONDS", f"{seconds:.0f}")}
+        ) as made,
         pytest.MonkeyPatch.context() as patch,
     ):
         for name, value in made.connections.items():
