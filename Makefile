@@ -23,7 +23,7 @@ help:
 	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
 	@echo 'make test    lint, types, layers and the whole test suite'
 	@echo 'make soak    the long tests, which make test leaves out: an hour on two cores; SOAK_RUNS=40 for less'
-	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step: half an hour'
+	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step'
 	@echo 'make lint    the same without the test suite'
 	@echo 'make clean   stop what runs and remove what was installed and started here'
 
