@@ -23,6 +23,9 @@ _LAST_LOOK = 5.0  # seconds that a look may take even where the deadline has pas
 _PATIENCE = 5  # looks in a row that may fail in a way that nobody thought of
 
 
+_endings: set[asyncio.Task[None]] = set()
+
+
 class WaitTrigger(BaseTrigger):
     """Look at something again and again until there is something to say, or the deadline has passed.
 
@@ -131,8 +134,15 @@ class WaitTrigger(BaseTrigger):
         """End what is waited for, if a person has ended the Airflow task.
 
         Airflow also calls this where the trigger has moved to another triggerer, and where a new try has begun before
-        the old trigger went: then the state says so, and the work goes on.
+        the old trigger went: then the state says so, and the work goes on. It cancels the trigger once more each second
+        until it is gone, this method included (3.3.2), so what is to be done here is done beside it.
         """
+        ending = asyncio.create_task(self._end_if_ended())
+        _endings.add(ending)  # the loop itself would forget it
+        ending.add_done_callback(_endings.discard)
+        await asyncio.shield(ending)
+
+    async def _end_if_ended(self) -> None:
         from airflow_batchwrap.hooks.batch import BatchWrapHook
         from airflow_batchwrap.triggers.cancel import TIME_OF_TRIGGER, TaskIdentity, state_in_time
 

@@ -63,6 +63,30 @@ def test_set_up_that_waits_in_the_triggerer(
     gate.touch()
 
 
+def test_end_that_airflow_cuts_short(bench: Any, client: BatchClient, say: Callable[[str | None], None]) -> None:
+    """Airflow cancels a trigger again and again until it is gone, while it still ends what it waited for."""
+    from airflow_batchwrap import CreatePoolOperator
+    from airflow_batchwrap.triggers.pool import PoolTrigger
+
+    shut, gate = bench.gate()
+    begun = bench.submit(bench.make(CreatePoolOperator, pool_config={"start_task": shut}))
+    say("failed")
+
+    async def cut_short() -> None:
+        ending = asyncio.create_task(PoolTrigger(**begun.trigger[1]).on_kill())
+        await asyncio.sleep(0)
+        ending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await ending
+        deadline = time.monotonic() + 60
+        while alive(bench, client):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+    asyncio.run(cut_short())
+    gate.touch()
+
+
 def test_pool_of_somebody_else_stays(
     bench: Any, pool: str, client: BatchClient, say: Callable[[str | None], None]
 ) -> None:
