@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ _OWN_DELAY = timedelta(seconds=30)
 Time = timedelta | float | str
 
 
+@cache
 def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
     """Return what to try again: what may go better later, not a wrong set-up; a step's failure as ``retries`` says.
 

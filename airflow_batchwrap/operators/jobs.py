@@ -57,6 +57,8 @@ class JobOperator(BatchWrapOperator):
         "sas_extra",
     )
 
+    has_made = False  # a pool or a job, in this try or an earlier one
+
     def __init__(
         self,
         *,
@@ -77,7 +79,6 @@ class JobOperator(BatchWrapOperator):
         self.job_wall_clock = job_wall_clock
         self.batch_retries = batch_retries
         self.sas_extra = sas_extra
-        self.has_made = False  # a pool or a job, in this try or an earlier one
 
     def pack(self, context: Context) -> Archive | None:
         """Build the archive; None where there are no steps.

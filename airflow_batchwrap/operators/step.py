@@ -66,6 +66,15 @@ class RunBatchTaskOperator(JobOperator):
     setting_names: Sequence[str] = (*JobOperator.setting_names, "step_timeout", "task_slots")
     operator_extra_links = (BatchTaskLink(), ResultsLink())
 
+    # What this process has done so far; nothing of it outlives a deferral. (Of the class: Airflow's operators are slow
+    # to set an attribute, and a DAG of hundreds of steps sets thousands.)
+    _running: tuple[BatchTaskKey, Attempt] | None = None
+    _identity: TaskIdentity | None = None
+    _stopped = False
+    _began = 0.0
+    _told = ""
+    _tail = OutputTail()
+
     def __init__(
         self,
         *,
@@ -91,13 +100,6 @@ class RunBatchTaskOperator(JobOperator):
         self.environment = dict(environment or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
-        # What this process has done so far; nothing of it outlives a deferral.
-        self._running: tuple[BatchTaskKey, Attempt] | None = None
-        self._identity: TaskIdentity | None = None
-        self._stopped = False
-        self._began = 0.0
-        self._told = ""
-        self._tail = OutputTail()
 
     # --- Airflow's side
 
