@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was told to end
-# Seconds. A trigger has 30 s, by Airflow's `[triggerer] on_kill_timeout`. The first question in a triggerer takes some
-# seconds by itself: it is then that its supervisor builds the API which answers.
-TIME_OF_TRIGGER = 25.0
+# Seconds. The first question in a triggerer takes some by itself, and many on a busy machine: it is then that its
+# supervisor builds the API which answers. The 30 s of Airflow's `[triggerer] on_kill_timeout` end only the trigger.
+TIME_OF_TRIGGER = 120.0
 # The states of a task that goes on: here, on another worker, in another triggerer, or in another try, as where Airflow
 # has not heard of this one for a while.
 _GOES_ON = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
