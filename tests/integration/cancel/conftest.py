@@ -181,6 +181,11 @@ class Play:
             return waits and bool(self.bodies("victim")) and bool(self.bodies("sibling"))
 
         self.wait("both steps run", there)
+        if self.how == "deferred":
+            # Before the triggerer has taken a trigger up, Airflow ends it without a word to anyone.
+            self.wait(
+                "both triggers run", lambda: all("starting" in self.log(f"1_{each}") for each in ("victim", "sibling"))
+            )
 
     def ended(self, name: str, timeout: float = 120.0) -> None:
         """Wait until the first body of a step is gone, which only Batch can have ended."""
