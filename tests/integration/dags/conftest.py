@@ -12,6 +12,7 @@ import textwrap
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,18 @@ def left_behind(hook: BatchWrapHook) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def run_file(connections: None, capfd: pytest.CaptureFixture[str]) -> RunFile:
+def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tasks are tried again at once: ``dag.test()`` sits a delay out."""
+    from airflow_batchwrap.operators import base
+
+    monkeypatch.setattr(base, "_OWN_DELAY", timedelta(seconds=0.1))
+    base.retry_policy.cache_clear()
+    yield
+    base.retry_policy.cache_clear()
+
+
+@pytest.fixture
+def run_file(connections: None, soon: None, capfd: pytest.CaptureFixture[str]) -> RunFile:
     """Run the one DAG of a file in the DAGs folder, to its end."""
 
     def run(file: Path, conf: dict[str, Any] | None = None) -> Run:

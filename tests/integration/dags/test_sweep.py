@@ -73,7 +73,8 @@ def test_what_runs_left_goes_and_nothing_else(
     client.create_task(job, m.BatchTaskCreateOptions(id="waits", command_line="/bin/true"))
     bench.runs |= {over: "failed", live: "running"}
     del bench.runs[unknown]
-    command = bench.make(RunBatchTaskOperator, "lone", command="exit 0", pool_id=pool)
+    shut, _ = bench.gate()
+    command = bench.make(RunBatchTaskOperator, "lone", command=shut, pool_id=pool)
     bench.submit(command, run_id=live)
 
     before = living(client)
