@@ -37,10 +37,9 @@ up: $(STAMP)
 down status:
 	@if [ -x $(BIN)/batchwrap ]; then $(BIN)/batchwrap $@ $(ARGS); else echo 'Nothing runs.'; fi
 
-# Three at a time, file by file: most tests wait for services and processes. In their order: those that start an Airflow
-# come early, and the many short ones fill up the end.
+# Three at a time, file by file: most tests wait for services and processes.
 test: lint
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -rP $(ARGS)
