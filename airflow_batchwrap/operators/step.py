@@ -119,8 +119,9 @@ class RunBatchTaskOperator(JobOperator):
             if self.execution_timeout and self.deferrable:
                 # Airflow forgets it while a task is deferred.
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
-            inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
-            event = self._wait(workspace, key, inline if self.deferrable else deadline)
+            inline = settings.inline_wait.total_seconds() if self.deferrable else float("inf")
+            # 0 defers at once, without a look.
+            event = self._wait(workspace, key, min(deadline, time.time() + inline)) if inline else None
             if self._stopped and event is None:
                 self._terminate(key)  # once more: it may have been submitted just then
                 raise StepTimeout(f"Waiting for Batch task {key} was ended with the Airflow task.")
