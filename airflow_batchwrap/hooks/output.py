@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +79,3 @@ def _whole_characters(data: bytes) -> int:
         if byte >= 0xC0:  # the first byte of a character that may go on in what is not read yet
             return len(data) - back
     return len(data)
-
-
-def tail_of(resume: Mapping[str, Any]) -> OutputTail:
-    """Return the tail that a trigger or an event carries."""
-    return OutputTail.from_json(resume.get("output"))

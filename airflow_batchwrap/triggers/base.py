@@ -72,7 +72,10 @@ class WaitTrigger(BaseTrigger):
         return path, {name: getattr(self, name) for name in self.arguments}
 
     async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
-        """Look once; return what to say, or None to go on waiting."""
+        """Look once; return what to say, or None to go on waiting.
+
+        Not abstract: a trigger that overrides :meth:`wait`, as that of a step does, looks at nothing by itself.
+        """
         raise NotImplementedError
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
