@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseOperator, TaskGroup
-from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.definitions.xcom_arg import PlainXComArg, XComArg
 
 from airflow_batchwrap import steps as step_files
 from airflow_batchwrap.config import PoolConfig, WorkflowConfig
@@ -22,6 +22,17 @@ from airflow_batchwrap.operators.pool import (
 from airflow_batchwrap.operators.results import FetchResultsOperator
 from airflow_batchwrap.operators.setup import SetUpOperator
 from airflow_batchwrap.operators.step import RunBatchTaskOperator
+
+
+class _FromFarAbove(PlainXComArg):
+    """The return value of a task that comes before through other tasks: it draws no edge of its own.
+
+    An edge from the set-up to each of hundreds of steps says nothing that their chain does not; it hides the chain in
+    Airflow's graph, and takes as long to parse again.
+    """
+
+    def iter_references(self) -> Iterator[tuple[Any, str]]:
+        return iter(())
 
 
 class BatchWorkflow(TaskGroup):
@@ -94,12 +105,13 @@ class BatchWorkflow(TaskGroup):
                 expected_steps=[step.file for step in found.steps],
                 **{**of_setup, **common},
             )
-            workspace = self.set_up.output
+            workspace: XComArg = self.set_up.output
             self.steps: dict[str, RunBatchTaskOperator] = {}
             before: list[BaseOperator] = [self.set_up]
             passed_on: dict[str, Any] = {"args": args}
             for stage in found.stages:
-                # What a step is given, the workspace and the value, puts it after the set-up and the stage before.
+                # What a step is given puts it in order: the first stage after the set-up by its workspace, each other
+                # one after the stage before by its value.
                 tasks: list[BaseOperator] = []
                 for step in stage.steps:
                     self.steps[step.name] = task = RunBatchTaskOperator(
@@ -113,6 +125,7 @@ class BatchWorkflow(TaskGroup):
                 before = tasks
                 outputs = [task.output for task in tasks]
                 passed_on = {"value": outputs[0] if len(outputs) == 1 else outputs}
+                workspace = _FromFarAbove(self.set_up)
             #: What the workflow returns: the last step's value, or the last stage's list.
             self.output: XComArg | list[XComArg] = passed_on["value"]
             last = before
@@ -124,7 +137,7 @@ class BatchWorkflow(TaskGroup):
                     step_task >> self.fetch
                 last = [self.fetch]
             self.clean_up = DeletePoolOperator(
-                task_id="clean_up", workspace=workspace, retention_days=places["retention_days"], **common
+                task_id="clean_up", workspace=self.set_up.output, retention_days=places["retention_days"], **common
             )
             # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
             # In one go: Airflow looks at the whole DAG for each call.

@@ -71,15 +71,19 @@ with DAG("flow", schedule=None):
     )
     work = {"w.1_a", "w.2_b", "w.2_c", "w.10_d"}
     assert set(dag.task_ids) == work | {"w.create_pool", "w.fetch_results", "w.clean_up", "before", "after", "last"}
-    assert edges(dag, "w.create_pool") == ({"before"}, {"w.1_a", "w.clean_up"} | work | {"w.fetch_results"})
+    # The chain itself says that the later ones come after the set-up.
+    assert edges(dag, "w.create_pool") == ({"before"}, {"w.1_a", "w.clean_up"})
     assert edges(dag, "w.1_a") == ({"w.create_pool"}, {"w.2_b", "w.2_c", "w.clean_up"})
-    assert edges(dag, "w.10_d") == ({"w.create_pool", "w.2_b", "w.2_c"}, {"w.fetch_results", "w.clean_up", "after"})
+    assert edges(dag, "w.10_d") == ({"w.2_b", "w.2_c"}, {"w.fetch_results", "w.clean_up", "after"})
     # The clean-up waits for every step: one of a stage may fail while its siblings are at work.
     assert edges(dag, "w.clean_up")[0] == work | {"w.create_pool", "w.fetch_results"}
     assert edges(dag, "w.clean_up")[1] == set()
     # What comes after the group waits for its results and not for its clean-up.
     assert edges(dag, "last")[0] == {"w.fetch_results"}
     assert edges(dag, "after")[0] == {"w.10_d"}
+    # A late step has its set-up through the chain: it is cleared with it, and skipped where that fails.
+    late: Any = dag.get_task("w.10_d")
+    assert [task.task_id for task in late.get_upstreams_only_setups()] == ["w.create_pool"]
     clean_up: Any = dag.get_task("w.clean_up")
     assert clean_up.is_teardown
     assert not clean_up.on_failure_fail_dagrun
@@ -94,7 +98,7 @@ def test_the_folder_as_it_is_when_the_dag_is_parsed(dags_folder: Path) -> None:
     (dags_folder / "steps/2_b.py").rename(dags_folder / "steps/2_renamed.py")
     dag = parse(dags_folder, body)
     assert {name for name in dag.task_ids if name[2].isdigit()} == {"w.1_a", "w.2_renamed", "w.3_new"}
-    assert edges(dag, "w.3_new")[0] == {"w.create_pool", "w.2_renamed"}
+    assert edges(dag, "w.3_new")[0] == {"w.2_renamed"}
 
 
 def test_workflows_beside_and_within_other_things(dags_folder: Path) -> None:
