@@ -84,6 +84,11 @@ class Stack:
         rows = self._query(query, dag_id, run_id)
         return {task.rpartition(".")[2]: _seconds(end) for task, end in rows if end}
 
+    def parse_durations(self, dag_id: str) -> dict[str, float]:
+        """Return how long the DAG processor took to read a DAG's file last (s), by the moment."""
+        query = "SELECT last_parsed_time, last_parse_duration FROM dag WHERE dag_id = ?"
+        return {str(when): float(took) for when, took in self._query(query, dag_id) if took}
+
     def _query(self, query: str, *values: str) -> list[Any]:
         path = self.airflow.home / "airflow.db"
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
@@ -121,10 +126,12 @@ def _seconds(text: str) -> float:
 
 
 @contextmanager
-def started(variables: dict[str, str]) -> Iterator[Stack]:
+def started(variables: dict[str, str], dags: Path = DAGS, dag_id: str = "chain_batch") -> Iterator[Stack]:
     """Start all of it in a folder of its own, with one pool; stop it in the end.
 
     :param variables: for Airflow's processes.
+    :param dags: the folder of DAG files.
+    :param dag_id: one of them, which is waited for.
     """
     with tempfile.TemporaryDirectory(prefix="batchwrap-waiting-") as name:
         folder = Path(name)
@@ -140,14 +147,14 @@ def started(variables: dict[str, str]) -> Iterator[Stack]:
                     "AIRFLOW__CORE__MAX_MAP_LENGTH": "20000",
                     **variables,
                 }
-                service = airflow.start(folder / "airflow", DAGS, results=folder / "results", env=env)
+                service = airflow.start(folder / "airflow", dags, results=folder / "results", env=env)
                 try:
                     with (
                         service.client() as client,
                         BatchClient(batch.url, AzureNamedKeyCredential(batch.account, batch.key)) as sdk,
                     ):
                         _make_pool(sdk)
-                        service.wait_for_dag("chain_batch")
+                        service.wait_for_dag(dag_id)
                         yield Stack(folder, service, client, sdk)
                 finally:
                     service.stop()

@@ -73,6 +73,12 @@ class BatchWrapOperator(BaseOperator):
     setting_names: Sequence[str] = ("inline_wait", "poll_interval")
     ui_color = "#dcebfa"
 
+    azure_batch_conn_id: str
+    wasb_conn_id: str
+    deferrable: bool
+    inline_wait: Time
+    poll_interval: Time
+
     def __init__(
         self,
         *,
@@ -90,11 +96,21 @@ class BatchWrapOperator(BaseOperator):
             if not steps_too:
                 self.retries, self.retry_delay = _OWN_RETRIES, _OWN_DELAY
             self.retry_policy = retry_policy(steps_too=steps_too)
-        self.azure_batch_conn_id = azure_batch_conn_id
-        self.wasb_conn_id = wasb_conn_id
-        self.deferrable = deferrable
-        self.inline_wait = inline_wait
-        self.poll_interval = poll_interval
+        self.keep(
+            azure_batch_conn_id=azure_batch_conn_id,
+            wasb_conn_id=wasb_conn_id,
+            deferrable=deferrable,
+            inline_wait=inline_wait,
+            poll_interval=poll_interval,
+        )
+
+    def keep(self, **arguments: Any) -> None:
+        """Set attributes while this is made, all in one go.
+
+        Airflow's operators look for a converter whenever an attribute is set, and a DAG of hundreds of steps would do
+        so thousands of times when it is parsed.
+        """
+        vars(self).update(arguments)
 
     @cached_property
     def hook(self) -> BatchWrapHook:

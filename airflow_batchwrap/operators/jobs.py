@@ -57,6 +57,13 @@ class JobOperator(BatchWrapOperator):
         "sas_extra",
     )
 
+    steps: str | Path | None
+    inputs: str | Path | Sequence[str | Path]
+    expected_steps: Sequence[str] | None
+    output_container: str | None
+    job_wall_clock: timedelta | str
+    batch_retries: int | str
+    sas_extra: timedelta | str
     has_made = False  # a pool or a job, in this try or an earlier one
 
     def __init__(
@@ -72,13 +79,15 @@ class JobOperator(BatchWrapOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.steps = steps
-        self.inputs = inputs
-        self.expected_steps = expected_steps
-        self.output_container = output_container
-        self.job_wall_clock = job_wall_clock
-        self.batch_retries = batch_retries
-        self.sas_extra = sas_extra
+        self.keep(
+            steps=steps,
+            inputs=inputs,
+            expected_steps=expected_steps,
+            output_container=output_container,
+            job_wall_clock=job_wall_clock,
+            batch_retries=batch_retries,
+            sas_extra=sas_extra,
+        )
 
     def pack(self, context: Context) -> Archive | None:
         """Build the archive; None where there are no steps.

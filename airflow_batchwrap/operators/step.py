@@ -66,8 +66,18 @@ class RunBatchTaskOperator(JobOperator):
     setting_names: Sequence[str] = (*JobOperator.setting_names, "step_timeout", "task_slots")
     operator_extra_links = (BatchTaskLink(), ResultsLink())
 
-    # What this process has done so far; nothing of it outlives a deferral. (Of the class: Airflow's operators are slow
-    # to set an attribute, and a DAG of hundreds of steps sets thousands.)
+    step: str | Path | None
+    command: str | None
+    args: Any
+    has_value: bool
+    value: Any
+    workspace: Any
+    pool_id: str | None
+    environment: dict[str, str]
+    step_timeout: timedelta | str
+    task_slots: int | str
+
+    # What this process has done so far; nothing of it outlives a deferral. Of the class: see `keep`.
     _running: tuple[BatchTaskKey, Attempt] | None = None
     _identity: TaskIdentity | None = None
     _stopped = False
@@ -90,16 +100,18 @@ class RunBatchTaskOperator(JobOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.step = step
-        self.command = command
-        self.args = args
-        self.has_value = value is not _UNSET
-        self.value = None if value is _UNSET else value
-        self.workspace = workspace
-        self.pool_id = pool_id
-        self.environment = dict(environment or {})
-        self.step_timeout = step_timeout
-        self.task_slots = task_slots
+        self.keep(
+            step=step,
+            command=command,
+            args=args,
+            has_value=value is not _UNSET,
+            value=None if value is _UNSET else value,
+            workspace=workspace,
+            pool_id=pool_id,
+            environment=dict(environment or {}),
+            step_timeout=step_timeout,
+            task_slots=task_slots,
+        )
 
     # --- Airflow's side
 
