@@ -22,6 +22,7 @@ from airflow_batchwrap.operators.rounds import Round, allowed_failures, claim_jo
 from airflow_batchwrap.operators.rows import Row, count, entries_of, from_data, to_file
 from airflow_batchwrap.operators.settlement import Settlement
 from airflow_batchwrap.operators.submission import plain_values
+from airflow_batchwrap.operators.superseded import leave_if_superseded
 from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
 from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
 from airflow_batchwrap.workspace import Workspace
@@ -133,6 +134,8 @@ class RunBatchManifestOperator(JobOperator):
                 self._defer(context, turn, deadline)
             return self._settle(context, turn, event or {"late": True})
         except (Exception, AirflowTaskTimeout) as error:
+            if not self._stopped:
+                leave_if_superseded(context, self.log)
             self._identity = None  # Airflow calls on_kill after a timeout as well
             if isinstance(error, AirflowTaskTimeout) and turn is not None and not self._stopped:
                 self._give_up(context, turn)
@@ -145,12 +148,11 @@ class RunBatchManifestOperator(JobOperator):
         self._running, self._stopped = turn.job_id, False
         try:
             return self._settle(context, turn, event)
-        except AirflowTaskTimeout:
-            # While the results were read: another try reads them in less time than it would take to make them again.
-            self._close(context, TryAgain())
-            raise
-        except Exception as error:
-            self._close(context, error)
+        except (Exception, AirflowTaskTimeout) as error:
+            leave_if_superseded(context, self.log)
+            # A timeout while the results were read: another try reads them in less time than it would take to make them
+            # again.
+            self._close(context, TryAgain() if isinstance(error, AirflowTaskTimeout) else error)
             raise
 
     def on_kill(self) -> None:

@@ -14,6 +14,7 @@ from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.operators.base import BatchWrapOperator
 from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.operators.superseded import leave_if_superseded
 from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended, was_ended_for_good
 from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
 from airflow_batchwrap.workspace import Workspace
@@ -95,6 +96,8 @@ class SetUpOperator(JobOperator):
                 verdict = judge_pool(self.hook.view_pool(pool_id), needed)
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
+            if not self._ended:
+                leave_if_superseded(context, self.log)
             self._undo(context, workspace)
             raise
 
@@ -110,6 +113,8 @@ class SetUpOperator(JobOperator):
             verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
             return self._settle(context, workspace, verdict)
         except (Exception, AirflowTaskTimeout):
+            if not self._ended:
+                leave_if_superseded(context, self.log)
             self._undo(context, workspace)
             raise
 

@@ -20,6 +20,7 @@ from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.operators.outcome import Outcome
 from airflow_batchwrap.operators.progress import Follower
 from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
+from airflow_batchwrap.operators.superseded import leave_if_superseded
 from airflow_batchwrap.steps import driver_arguments
 from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
 from airflow_batchwrap.waiting import TRIGGER_PADDING
@@ -143,6 +144,7 @@ class RunBatchTaskOperator(JobOperator):
         except (Exception, AirflowTaskTimeout) as error:
             if self._stopped:
                 raise
+            leave_if_superseded(context, self.log)
             if isinstance(error, AirflowTaskTimeout) and workspace is not None:
                 self._give_up(context, workspace)
             self._identity = None  # Airflow calls on_kill after a timeout as well
@@ -158,9 +160,13 @@ class RunBatchTaskOperator(JobOperator):
         key = BatchTaskKey(workspace.job_id, resume["batch_task_id"])
         self._told, self._tail = resume.get("told", ""), OutputTail.from_json(event.get("output"))
         try:
-            return self._finish(context, workspace, key, Attempt(*resume["attempt"]), event)
-        finally:
+            result = self._finish(context, workspace, key, Attempt(*resume["attempt"]), event)
+        except (Exception, AirflowTaskTimeout):
+            leave_if_superseded(context, self.log)
             self._close(context, resumed=True)
+            raise
+        self._close(context, resumed=True)
+        return result
 
     def on_kill(self) -> None:
         """Terminate this Batch task and no other, if a person has ended the Airflow task.
@@ -398,6 +404,7 @@ class RunBatchTaskOperator(JobOperator):
         """End the job where it is this task's own; a workspace's is the teardown's to end."""
         if self.workspace or not (self.has_made or resumed):
             return
+        leave_if_superseded(context, self.log)
         if left := self.remove_made(context, "job"):
             self.log.error("Left behind: %s", "; ".join(left))
 

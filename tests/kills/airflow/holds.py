@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.xcom import BaseXCom
 
-from airflow_batchwrap import DeletePoolOperator, RunBatchTaskOperator, StepFailed
+from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, PoolError, RunBatchTaskOperator, StepFailed
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ class Cell:
         params: dict[str, Any] = dict(context["params"])
         self.folder = Path(params["folder"])
         self.phase = str(params["phase"])
-        self._try = context["ti"].try_number
+        self.try_number = context["ti"].try_number
 
     def note(self, name: str, **what: Any) -> None:
         """Add a line to one of the cell's notes."""
-        line = json.dumps({"pid": os.getpid(), "parent": os.getppid(), "try": self._try, **what}) + "\n"
+        line = json.dumps({"pid": os.getpid(), "parent": os.getppid(), "try": self.try_number, **what}) + "\n"
         descriptor = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(descriptor, line.encode())
@@ -54,7 +54,7 @@ class Cell:
             return
         self.note("reached")
         deadline = time.monotonic() + _LONGEST
-        while not (self.folder / "release").exists():
+        while not any((self.folder / name).exists() for name in ("release", f"release-{self.try_number}")):
             if time.monotonic() > deadline:
                 raise RuntimeError("Nobody let this try go on.")
             time.sleep(0.05)
@@ -120,6 +120,17 @@ class HeldStep(RunBatchTaskOperator):
             # The failure is noted in the state store, and Airflow has not heard of it yet.
             cell.hold("stored")
             raise
+
+
+class HeldSetUp(CreatePoolOperator):
+    """CreatePoolOperator, stopped when its pool and its job are there; a try that is told to fails then."""
+
+    def _settle(self, context: Context, *arguments: Any) -> dict[str, Any]:
+        cell = Cell(context)
+        cell.hold("set_up")
+        if (cell.folder / f"fail-{cell.try_number}").exists():
+            raise PoolError("This try was told to fail.")
+        return super()._settle(context, *arguments)
 
 
 class NotingEnd(DeletePoolOperator):

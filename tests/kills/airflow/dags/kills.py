@@ -6,9 +6,8 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
-from holds import HeldStep, NotingEnd, note_failure, note_retry  # type: ignore[import-not-found]
+from holds import HeldSetUp, HeldStep, NotingEnd, note_failure, note_retry  # type: ignore[import-not-found]
 
-from airflow_batchwrap import CreatePoolOperator
 from airflow_batchwrap.exceptions import ConfigError, PoolError, TryAgain
 
 RETRIES = 2  # edited by the tests
@@ -33,7 +32,7 @@ with DAG(
         "on_failure_callback": note_failure,
     },
 ):
-    set_up = CreatePoolOperator(
+    set_up = HeldSetUp(
         task_id="set_up", steps="steps", pool_config={"target_dedicated_nodes": 1}, retries=2, poll_interval="1 s"
     )
     step = HeldStep(
