@@ -214,6 +214,8 @@ class Bench:
         self.dag.fileloc = str(folder / "dag.py")
         self.runs: dict[str, str] = {}
         self.xcoms: dict[str, Any] = {}
+        #: The tries that Airflow has replaced by others.
+        self.superseded: set[int] = set()
         self._stores: dict[tuple[str, str, int], dict[str, Any]] = {}
 
     def steps(self, name: str = "steps", /, **texts: str) -> str:
@@ -237,13 +239,14 @@ class Bench:
         :param cleared: how many tries there were when a person cleared the task last.
         """
         self.runs.setdefault(run_id, "running")
+        values = self._stores.setdefault((operator.task_id, run_id, map_index), {})
         return {
             "dag": self.dag,
             "task": operator,
             "run_id": run_id,
             "params": {},
             "ti": Instance(try_number, cleared + (operator.retries or 0), map_index, self.runs),
-            "task_state_store": MemoryStore(self._stores.setdefault((operator.task_id, run_id, map_index), {})),
+            "task_state_store": MemoryStore(values, lambda: try_number in self.superseded),
         }
 
     def gate(self) -> tuple[str, Path]:
@@ -316,15 +319,25 @@ class Try:
 
 
 class MemoryStore:
-    """A task state store."""
+    """A task state store.
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    :param is_gone: tells whether Airflow knows the task instance no more.
+    """
+
+    def __init__(self, values: dict[str, Any], is_gone: Callable[[], bool]) -> None:
         self._values = values
+        self._is_gone = is_gone
 
     def get(self, key: str) -> Any:
         return self._values.get(key)
 
     def set(self, key: str, value: Any) -> None:
+        from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
+        from airflow.sdk.execution_time.comms import ErrorResponse
+
+        if self._is_gone():
+            # As Airflow 3.3 answers where the task instance has been moved to the history.
+            raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))
         self._values[key] = json.loads(json.dumps(value))
 
 

@@ -1,0 +1,95 @@
+"""A try that Airflow has replaced by another, and that still runs, takes nothing away and reports nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from azure.batch import BatchClient
+
+pytestmark = pytest.mark.usefixtures("connections")
+
+
+def active_jobs(client: BatchClient, bench: Any) -> list[str]:
+    found = client.list_jobs(filter=f"startswith(id, '{bench.dag.dag_id}') and state eq 'active'")
+    return [job.id for job in found]
+
+
+def test_step_alone_that_fails(bench: Any, pool: str, client: BatchClient) -> None:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+
+    from airflow_batchwrap import RunBatchTaskOperator, StepFailed
+
+    shut, gate = bench.gate()
+    work = bench.make(RunBatchTaskOperator, "work", command=f"{shut}; exit 3", pool_id=pool, retries=3)
+    lost = bench.submit(work, try_number=1)
+    bench.superseded.add(1)
+    other = bench.submit(work, try_number=2)
+    gate.touch()
+    with pytest.raises(AirflowRescheduleException):
+        lost.finish()
+    # Its job is still the other try's, which hears of the failure and ends it.
+    assert len(active_jobs(client, bench)) == 1
+    with pytest.raises(StepFailed, match="exit code 3"):
+        other.finish()
+    assert active_jobs(client, bench) == []
+
+
+def test_step_alone_that_succeeds(bench: Any, pool: str, client: BatchClient) -> None:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+
+    from airflow_batchwrap import RunBatchTaskOperator
+
+    shut, gate = bench.gate()
+    work = bench.make(RunBatchTaskOperator, "work", command=f"{shut}; echo 7", pool_id=pool, retries=3)
+    lost = bench.submit(work, try_number=1)
+    bench.superseded.add(1)
+    other = bench.submit(work, try_number=2)
+    gate.touch()
+    with pytest.raises(AirflowRescheduleException):
+        lost.finish()
+    assert len(active_jobs(client, bench)) == 1
+    assert other.finish() == "7"
+    assert active_jobs(client, bench) == []
+
+
+def test_manifest(bench: Any, pool: str, client: BatchClient) -> None:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+
+    from airflow_batchwrap import RunBatchManifestOperator
+
+    shut, gate = bench.gate()
+    work = bench.make(RunBatchManifestOperator, "many", manifest=[{"command": shut}] * 3, pool_id=pool, retries=3)
+    lost = bench.submit(work, try_number=1)
+    bench.superseded.add(1)
+    other = bench.submit(work, try_number=2)
+    gate.touch()
+    with pytest.raises(AirflowRescheduleException):
+        lost.finish()
+    assert len(active_jobs(client, bench)) == 1
+    assert other.finish()["succeeded"] == 3
+    assert active_jobs(client, bench) == []
+
+
+def test_set_up(bench: Any, client: BatchClient) -> None:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+
+    from airflow_batchwrap import CreatePoolOperator, PoolError
+
+    work = bench.make(CreatePoolOperator, "set_up", pool_config={"target_dedicated_nodes": 1}, retries=3)
+    bench.run(work, try_number=1)
+    bench.superseded.add(1)
+    jobs = active_jobs(client, bench)
+    lost = bench.context(work, try_number=1)
+    with pytest.raises(AirflowRescheduleException):
+        work.execute_complete(lost, {"resume": {"workspace": bench.run(work, try_number=2)}, "error": "no answer"})
+    assert active_jobs(client, bench) == jobs
+    # A try that is Airflow's still removes what it made.
+    with pytest.raises(PoolError, match="no answer"):
+        work.execute_complete(
+            bench.context(work, try_number=2),
+            {"resume": {"workspace": bench.run(work, try_number=2)}, "error": "no answer"},
+        )
+    assert active_jobs(client, bench) == []
