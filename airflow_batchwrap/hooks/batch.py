@@ -8,10 +8,11 @@ imported while a DAG file is parsed.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from airflow.sdk import BaseHook
 
@@ -69,13 +70,12 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
 
         :raises ConfigError: the connection is missing or incomplete.
         """
-        from airflow.providers.microsoft.azure.utils import get_sync_default_azure_credential
         from azure.batch import BatchClient
 
         with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
             # AzureBatchHook's own client counts no requests.
             conn = self.get_connection(self.azure_batch_conn_id)
-            return BatchClient(**self._account(conn, get_sync_default_azure_credential))
+            return BatchClient(**self._account(conn, "get_sync_default_azure_credential"))
 
     @cached_property
     def blobs(self) -> BlobServiceClient:
@@ -83,10 +83,25 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
 
         :raises ConfigError: the connection is missing or incomplete.
         """
-        from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
-
         with self._connecting(self.wasb_conn_id, "wasb", "host (the account's Blob address), login and password"):
+            conn = self.get_connection(self.wasb_conn_id)
+            if self._has_plain_key(conn):
+                from azure.storage.blob import BlobServiceClient
+
+                return BlobServiceClient(account_url=str(conn.host), credential=conn.password)
+            from airflow.providers.microsoft.azure.hooks.wasb import WasbHook
+
             return WasbHook(self.wasb_conn_id).get_conn()
+
+    @staticmethod
+    def _has_plain_key(conn: Connection) -> bool:
+        """Tell whether a connection is an address and an account key alone, of which WasbHook makes the same client.
+
+        Without it, and the sign-in of identities that it imports, each task on a worker is 0.2 s faster.
+        """
+        address = urlsplit(conn.host or "")
+        whole = address.scheme in ("http", "https") and "." in address.netloc
+        return whole and bool(conn.login and conn.password) and set(conn.extra_dejson) <= {"resource_id"}
 
     @asynccontextmanager
     async def async_batch(self, *, retries: bool = True) -> AsyncIterator[AsyncBatchClient]:
@@ -95,12 +110,11 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
         :param retries: let the client itself try again where the service is busy; False for who spaces requests out.
         :raises ConfigError: the connection is missing or incomplete.
         """
-        from airflow.providers.microsoft.azure.utils import get_async_default_azure_credential
         from azure.batch.aio import BatchClient
 
         with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
             conn = await self.aget_connection(self.azure_batch_conn_id)
-            account = self._account(conn, get_async_default_azure_credential)
+            account = self._account(conn, "get_async_default_azure_credential")
             options: dict[str, Any] = {} if retries else {"retry_total": 0}
             client = BatchClient(**account, **options)
         try:
@@ -110,10 +124,10 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
             if hasattr(account["credential"], "close"):
                 await account["credential"].close()
 
-    def _account(self, conn: Connection, default_credential: Callable[..., Any]) -> dict[str, Any]:
+    def _account(self, conn: Connection, default_credential: str) -> dict[str, Any]:
         """Return what a Batch client is made of, by a connection as AzureBatchHook reads it.
 
-        :param default_credential: makes the credential of a connection that has no key.
+        :param default_credential: what of the provider's utilities makes the credential of a connection without a key.
         :raises ConfigError: there is no account_url.
         """
         from azure.core.credentials import AzureNamedKeyCredential
@@ -128,7 +142,9 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
         if conn.login and conn.password:
             credential = AzureNamedKeyCredential(conn.login, conn.password)
         else:
-            credential = default_credential(
+            from airflow.providers.microsoft.azure import utils  # which takes 0.2 s, so only where it is needed
+
+            credential = getattr(utils, default_credential)(
                 managed_identity_client_id=extra.get("managed_identity_client_id"),
                 workload_identity_tenant_id=extra.get("workload_identity_tenant_id"),
             )
