@@ -252,9 +252,9 @@ class Stack:
         return runner.start(self.folder / "batch", port=port, log=self.folder / "batch.log")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, azurite: AzuriteService) -> Iterator[Stack]:
-    """All of it, for all tests that kill."""
+    """All of it, for all tests of a module; it is gone before other tests start theirs."""
     folder: Path = tmp_path_factory.mktemp("kills").resolve()
     with state.mark(folder):
         try:
@@ -268,7 +268,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, azurite: AzuriteService) -> 
     assert left == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def batch(stack: Stack) -> Iterator[BatchClient]:
     """Azure's own client, to look at what the steps made."""
     from azure.batch import BatchClient

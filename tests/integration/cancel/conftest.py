@@ -245,9 +245,9 @@ def write_dags(folder: Path) -> None:
         (steps / f"{name}.py").write_text(textwrap.dedent(STEP))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(real_airflow: StartAirflow, airflow_home: Path) -> Iterator[RealAirflow]:
-    """Return the Airflow, whose connections this process has as well."""
+    """Return the Airflow, whose connections this process has as well; it is gone before other tests start theirs."""
     # Long enough for two steps to begin: on a machine that has ten things to do at once that takes minutes.
     seconds = 30 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1), 8)
     with (
@@ -262,7 +262,7 @@ def stack(real_airflow: StartAirflow, airflow_home: Path) -> Iterator[RealAirflo
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def play(stack: RealAirflow) -> Callable[..., Play]:
     """Make a run, not started yet."""
 
