@@ -17,59 +17,32 @@ def active_jobs(client: BatchClient, bench: Any) -> list[str]:
     return [job.id for job in found]
 
 
-def test_step_alone_that_fails(bench: Any, pool: str, client: BatchClient) -> None:
+@pytest.mark.parametrize("kind", ["step that fails", "step that succeeds", "manifest"])
+def test_job_of_a_task_that_is_alone_on_its_pool(bench: Any, pool: str, client: BatchClient, kind: str) -> None:
     from airflow.sdk.exceptions import AirflowRescheduleException
 
-    from airflow_batchwrap import RunBatchTaskOperator, StepFailed
+    from airflow_batchwrap import RunBatchManifestOperator, RunBatchTaskOperator, StepFailed
 
     shut, gate = bench.gate()
-    work = bench.make(RunBatchTaskOperator, "work", command=f"{shut}; exit 3", pool_id=pool, retries=3)
+    if kind == "manifest":
+        work = bench.make(RunBatchManifestOperator, "many", manifest=[{"command": shut}] * 3, pool_id=pool, retries=3)
+    else:
+        command = f"{shut}; echo 7; exit {3 if kind == 'step that fails' else 0}"
+        work = bench.make(RunBatchTaskOperator, "work", command=command, pool_id=pool, retries=3)
     lost = bench.submit(work, try_number=1)
     bench.superseded.add(1)
     other = bench.submit(work, try_number=2)
     gate.touch()
     with pytest.raises(AirflowRescheduleException):
         lost.finish()
-    # Its job is still the other try's, which hears of the failure and ends it.
+    # Its job is the other try's, which ends it once it has told what came of it.
     assert len(active_jobs(client, bench)) == 1
-    with pytest.raises(StepFailed, match="exit code 3"):
-        other.finish()
-    assert active_jobs(client, bench) == []
-
-
-def test_step_alone_that_succeeds(bench: Any, pool: str, client: BatchClient) -> None:
-    from airflow.sdk.exceptions import AirflowRescheduleException
-
-    from airflow_batchwrap import RunBatchTaskOperator
-
-    shut, gate = bench.gate()
-    work = bench.make(RunBatchTaskOperator, "work", command=f"{shut}; echo 7", pool_id=pool, retries=3)
-    lost = bench.submit(work, try_number=1)
-    bench.superseded.add(1)
-    other = bench.submit(work, try_number=2)
-    gate.touch()
-    with pytest.raises(AirflowRescheduleException):
-        lost.finish()
-    assert len(active_jobs(client, bench)) == 1
-    assert other.finish() == "7"
-    assert active_jobs(client, bench) == []
-
-
-def test_manifest(bench: Any, pool: str, client: BatchClient) -> None:
-    from airflow.sdk.exceptions import AirflowRescheduleException
-
-    from airflow_batchwrap import RunBatchManifestOperator
-
-    shut, gate = bench.gate()
-    work = bench.make(RunBatchManifestOperator, "many", manifest=[{"command": shut}] * 3, pool_id=pool, retries=3)
-    lost = bench.submit(work, try_number=1)
-    bench.superseded.add(1)
-    other = bench.submit(work, try_number=2)
-    gate.touch()
-    with pytest.raises(AirflowRescheduleException):
-        lost.finish()
-    assert len(active_jobs(client, bench)) == 1
-    assert other.finish()["succeeded"] == 3
+    if kind == "step that fails":
+        with pytest.raises(StepFailed, match="exit code 3"):
+            other.finish()
+    else:
+        result = other.finish()
+        assert (result["succeeded"] == 3) if kind == "manifest" else (result == "7")
     assert active_jobs(client, bench) == []
 
 
