@@ -125,8 +125,11 @@ class RunBatchTaskOperator(JobOperator):
         workspace: Workspace | None = None
         try:
             workspace = self._workspace(context, epoch)
-            key, attempt, created = self._submit(context, workspace, epoch)
+            key, attempt, created, found = self._submit(context, workspace, epoch)
             self._began = time.time()
+            # What an earlier try submitted may be over by now. A deferral that ends at once would meet a race in
+            # Airflow, which fails a task that is back before its scheduler has heard that it went.
+            event: dict[str, Any] | None = {"view": found.to_json()} if found is not None and found.over else None
             # Queueing included, which step_timeout is not: that one is Batch's to watch.
             deadline = created + settings.job_wall_clock.total_seconds()
             if self.execution_timeout and self.deferrable:
@@ -134,7 +137,8 @@ class RunBatchTaskOperator(JobOperator):
                 deadline = min(deadline, began + self.execution_timeout.total_seconds())
             inline = settings.inline_wait.total_seconds() if self.deferrable else float("inf")
             # 0 defers at once, without a look.
-            event = self._wait(workspace, key, min(deadline, time.time() + inline)) if inline else None
+            if event is None and inline:
+                event = self._wait(workspace, key, min(deadline, time.time() + inline))
             if self._stopped and event is None:
                 self._terminate(key)  # once more: it may have been submitted just then
                 raise StepTimeout(f"Waiting for Batch task {key} was ended with the Airflow task.")
@@ -218,8 +222,14 @@ class RunBatchTaskOperator(JobOperator):
         """A step that runs alone is its own scope: its job must not be taken for its group's."""
         return super().scope if self.workspace else self.task_id
 
-    def _submit(self, context: Context, workspace: Workspace, epoch: int) -> tuple[BatchTaskKey, Attempt, float]:
-        """Submit this attempt once; return where it is, which it is, and when it was created (seconds since 1970)."""
+    def _submit(
+        self, context: Context, workspace: Workspace, epoch: int
+    ) -> tuple[BatchTaskKey, Attempt, float, TaskView | None]:
+        """Submit this attempt once.
+
+        :return: where it is, which it is, when it was created (seconds since 1970), and what was found where an earlier
+            try submitted it.
+        """
         from airflow_batchwrap.hooks import models
 
         began, family = time.monotonic(), step_family(self.task_id, self.map_index(context))
@@ -255,7 +265,7 @@ class RunBatchTaskOperator(JobOperator):
             created = task.creation_time.timestamp() if task.creation_time else time.time()
         self._push(context, workspace, key)
         push_task_links(context, self.hook, workspace, key)
-        return key, attempt, created
+        return key, attempt, created, existing
 
     def _submission(self, context: Context, workspace: Workspace, attempt: Attempt) -> Submission:
         step = Path(self.step).name if self.step else ""

@@ -87,6 +87,20 @@ def test_a_try_whose_worker_died_is_gone_on_with(
     assert sorted(batch_tasks()) == ["e1-a1"]
 
 
+def test_a_try_that_finds_its_batch_task_over_does_not_defer(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+) -> None:
+    work = step(bench, workspace, "2_echo", args=["a"])
+    bench.submit(work, try_number=1)
+    until(lambda: str(batch_tasks()["e1-a1"].state).lower().endswith("completed"))
+    # Airflow fails a task that comes back from the triggerer before its scheduler knows that it went there.
+    work.inline_wait = 0
+    begun = bench.begin(work, try_number=2)
+    assert begun.trigger is None
+    assert begun.finish() == ["a"]
+    assert list(batch_tasks()) == ["e1-a1"]
+
+
 def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
     bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
