@@ -1,4 +1,7 @@
-"""Links that a task leaves as XComs as soon as it knows them."""
+"""Links that a task leaves as XComs as soon as it knows them.
+
+Airflow itself writes and reads the links' XComs past a custom XCom backend, by its base class; so they are here.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ class StoredLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return what was pushed; empty, which shows no link, where nothing was."""
-        from airflow.sdk.execution_time.xcom import XCom
+        from airflow.sdk.bases.xcom import BaseXCom
 
-        pushed = XCom.get_value(ti_key=ti_key, key=self.xcom_key)
+        key: Any = ti_key  # which is frozen, and Airflow's own annotation is of one that is not
+        pushed = BaseXCom.get_value(ti_key=key, key=self.xcom_key)
         return pushed if isinstance(pushed, str) else ""
 
 
@@ -33,10 +37,14 @@ def push(context: Context, addresses: Callable[[], Iterable[tuple[StoredLink, st
 
     :param addresses: returns them; an empty one is not pushed.
     """
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    ti = context["ti"]
+    where: dict[str, Any] = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
     try:
         for link, address in addresses():
             if address:
-                context["ti"].xcom_push(key=link.xcom_key, value=address)
+                BaseXCom.set(link.xcom_key, address, **where)
     except Exception as error:  # whatever reading a connection or writing an XCom raises
         log.warning("There will be no links: %s", type(error).__name__)
 

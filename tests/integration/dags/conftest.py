@@ -188,10 +188,13 @@ def run_workflow(dags_folder: Path, run_file: RunFile) -> Callable[..., Run]:
 class Instance:
     """What an operator asks of its task instance."""
 
-    def __init__(self, try_number: int, max_tries: int, map_index: int, run_states: dict[str, str]) -> None:
-        self.try_number, self.max_tries, self.map_index = try_number, max_tries, map_index
+    def __init__(
+        self, operator: BaseOperator, run_id: str, try_number: int, map_index: int, cleared: int, states: dict[str, str]
+    ) -> None:
+        self.dag_id, self.task_id, self.run_id = operator.dag_id, operator.task_id, run_id
+        self.try_number, self.max_tries, self.map_index = try_number, cleared + (operator.retries or 0), map_index
         self.xcoms: dict[str, Any] = {}
-        self._run_states = run_states
+        self._run_states = states
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
@@ -245,7 +248,7 @@ class Bench:
             "task": operator,
             "run_id": run_id,
             "params": {},
-            "ti": Instance(try_number, cleared + (operator.retries or 0), map_index, self.runs),
+            "ti": Instance(operator, run_id, try_number, map_index, cleared, self.runs),
             "task_state_store": MemoryStore(values, lambda: try_number in self.superseded),
         }
 
@@ -342,9 +345,16 @@ class MemoryStore:
 
 
 @pytest.fixture
-def bench(connections: None, client: BatchClient, tmp_path: Path) -> Iterator[Bench]:
+def bench(connections: None, client: BatchClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Single operators on the two services; what they made is removed in the end."""
+    from airflow.sdk.bases.xcom import BaseXCom
+
     made = Bench(tmp_path)
+
+    def keep(key: str, value: Any, **where: Any) -> None:
+        made.xcoms[key] = json.loads(json.dumps(value))
+
+    monkeypatch.setattr(BaseXCom, "set", keep)  # what is written past an XCom backend
     yield made
     mine = f"startswith(id, '{made.dag.dag_id}') and state ne 'deleting'"
     for job in client.list_jobs(filter=mine):

@@ -96,10 +96,11 @@ def test_of_azure_the_links_lead_to_the_portal(
 
     def pushed() -> dict[str, str]:
         context = bench.context(operator)
+        bench.xcoms = {}
         push_pool_links(context, BatchWrapHook(), place)
         push_task_links(context, BatchWrapHook(), place, BatchTaskKey("j", "t"))
-        assert "sig" not in json.dumps(context["ti"].xcoms)
-        return {name.removeprefix("_link_"): url for name, url in context["ti"].xcoms.items()}
+        assert "sig" not in json.dumps(bench.xcoms)
+        return {name.removeprefix("_link_"): url for name, url in bench.xcoms.items()}
 
     set_connections({"resource_id": ACCOUNT}, {"resource_id": STORAGE})
     page = f"https://portal.azure.com/#resource{ACCOUNT}/overview"
@@ -121,7 +122,7 @@ def test_a_link_that_cannot_be_had_fails_nothing(bench: Any, monkeypatch: pytest
     monkeypatch.delenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT")
     context = bench.context(bench.make(_operator(), command="true", pool_id="p"))
     push_pool_links(context, BatchWrapHook(), Workspace("p", False, "j"))
-    assert context["ti"].xcoms == {}
+    assert bench.xcoms == {}
 
 
 def _operator() -> Any:
