@@ -129,6 +129,16 @@ class RealAirflow:
         assert identity is not None
         self.airflow.processes[name] = identity
 
+    def revive(self) -> list[str]:
+        """Start again what ended by itself, as a service manager does; return what that was.
+
+        On SQLite a triggerer or a scheduler ends where the database stays locked for too long.
+        """
+        ended = self.airflow.died()
+        for name in ended:
+            self.start_component(name)
+        return ended
+
     def signal(self, processes: list[psutil.Process], number: int) -> None:
         """Send a signal to processes; those that are gone are fine."""
         for each in processes:

@@ -130,9 +130,12 @@ class Soak:
     runs: dict[str, str] = field(default_factory=dict)
     deferred: int = 0
     problems: list[str] = field(default_factory=list)
+    revived: Counter[str] = field(default_factory=Counter)
 
     def start(self, count: int) -> None:
         """Start the runs; Airflow keeps most of them waiting for the others."""
+        # All at once: while others are at work, each new run contends with them for SQLite's one lock.
+        self._pause(True)
         for number in range(count):
             shape = list(SHAPES)[number % len(SHAPES)]
             inline = number % 2 == 0
@@ -140,6 +143,12 @@ class Soak:
             conf = {"folder": str(self.folder), "inline_wait": "10 s" if inline else "0 s"}
             trigger = partial(self.stack.client.trigger, f"soak_{shape}", conf)
             self.runs[self.stack.ask(trigger)] = shape
+        self._pause(False)
+
+    def _pause(self, paused: bool) -> None:
+        for shape in SHAPES:
+            pause = partial(self.stack.client.pause, f"soak_{shape}", paused)
+            self.stack.ask(pause)
 
     def finish(self, minutes: float) -> None:
         """Wait for the runs, and look at what each has come to."""
@@ -148,6 +157,7 @@ class Soak:
             left = max(deadline - time.monotonic(), 1.0)
 
             def over(run_id: str = run_id, shape: str = shape) -> bool:
+                self.revived.update(self.stack.revive())
                 return self.stack.client.run_state(f"soak_{shape}", run_id) in ("success", "failed")
 
             self.stack.wait(f"the end of {run_id} ({shape})", over, left, pause=1.0)
@@ -221,7 +231,7 @@ class Soak:
         return (
             f"{len(self.runs)} runs ({self.deferred} of them deferred at once) in {seconds:.0f} s, seed {SEED}: "
             f"{tries[1]} Airflow tasks in {tries[0]} tries, bodies by attempt {dict(attempts)}, "
-            f"errors {dict(self.errors)}, {len(self.problems)} problems"
+            f"errors {dict(self.errors)}, started again {dict(self.revived)}, {len(self.problems)} problems"
         )
 
 
