@@ -257,6 +257,7 @@ def main() -> None:
     logging.getLogger("azure").setLevel(logging.WARNING)
     table = Table("", "figure", "", title=f"A manifest of {options.tasks}, Python {sys.version.split()[0]}")
     for row in measure(options.tasks, options.threads, tuple(options.parts) or tuple(PARTS)):
+        print(*row, sep="  |  ", file=sys.stderr, flush=True)
         table.add_row(*row)
     Console(width=140).print(table)
 

@@ -42,10 +42,11 @@ class LocalService:
     pid: int
     data: Path
 
-    def stop(self, timeout: float = 10) -> None:
+    def stop(self, timeout: float = 30) -> None:
         """Stop it with all of its tasks' processes; one that is gone already is no error.
 
-        :param timeout: how long it may take before it is killed, in seconds.
+        :param timeout: how long it may take before it is killed, in seconds: it may be removing the folders of
+            thousands of tasks just then.
         :raises LocalServiceError: it could not be stopped.
         """
         home = Home(self.data)
