@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator, ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout
 
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError, PoolError, StepFailed, TryAgain
+from airflow_batchwrap.operators.superseded import leave_if_superseded
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -186,5 +187,9 @@ class BatchWrapOperator(BaseOperator):
             epoch = int(seen["epoch"]) + int(known != (max_tries, clears))  # type: ignore[arg-type]
         else:
             epoch = 1 + max(0, max_tries - (self.retries or 0))
-        store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries, "clears": clears})
+        try:
+            store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries, "clears": clears})
+        except AirflowRuntimeError:
+            leave_if_superseded(context, self.log)
+            raise
         return epoch

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _LAST_LOOK = 5.0  # seconds that a look may take even where the deadline has passed meanwhile
 _PATIENCE = 5  # looks in a row that may fail in a way that nobody thought of
+# Seconds from a trigger's start to its event, at least: Airflow 3.3 fails a task that is back before its scheduler has
+# heard from the executor that its worker let go of it, which takes some seconds on a busy machine.
+_SOONEST = 3.0
 
 
 _endings: set[asyncio.Task[None]] = set()
@@ -80,6 +83,7 @@ class WaitTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait until there is something to say."""
+        began = time.monotonic()
         try:
             said = await self.wait()
         except BatchWrapError as error:
@@ -87,6 +91,8 @@ class WaitTrigger(BaseTrigger):
         except Exception as error:
             self.log.exception("Waiting failed")
             said = {"error": f"Waiting failed in the triggerer: {type(error).__name__}"}
+        if self.task_instance is not None:  # in `dag.test()` there is none, and no scheduler
+            await asyncio.sleep(_SOONEST - (time.monotonic() - began))
         yield TriggerEvent({"resume": self.resume, **said})  # type: ignore[no-untyped-call]
 
     async def wait(self) -> dict[str, Any]:

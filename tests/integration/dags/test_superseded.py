@@ -31,6 +31,8 @@ def test_job_of_a_task_that_is_alone_on_its_pool(bench: Any, pool: str, client: 
         work = bench.make(RunBatchTaskOperator, "work", command=command, pool_id=pool, retries=3)
     lost = bench.submit(work, try_number=1)
     bench.superseded.add(1)
+    with pytest.raises(AirflowRescheduleException):
+        bench.begin(work, try_number=1)  # one that has only begun
     other = bench.submit(work, try_number=2)
     gate.touch()
     with pytest.raises(AirflowRescheduleException):

@@ -7,7 +7,8 @@ import json
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -123,6 +124,22 @@ async def test_a_look_may_fail_a_few_times(connections: None) -> None:
     assert await event(trigger) == {"seen": True}
     trigger.failures = 6
     assert await event(trigger) == {"error": "Waiting failed in the triggerer: ZeroDivisionError"}
+
+
+async def test_an_event_leaves_airflow_time_to_hear_that_the_task_went(
+    connections: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batchwrap.triggers import base
+
+    monkeypatch.setattr(base, "_SOONEST", 1.0)
+    began = time.monotonic()
+    await event(Clumsy(**common()))  # no scheduler is there, as in `dag.test()`
+    assert time.monotonic() - began < 1.0
+    trigger, instance = Clumsy(**common()), SimpleNamespace(task_id="t")
+    trigger.task_instance = cast("Any", instance)
+    began = time.monotonic()
+    assert await event(trigger) == {"seen": True}
+    assert time.monotonic() - began >= 1.0
 
 
 def test_states_are_logged_once_each(
