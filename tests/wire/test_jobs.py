@@ -82,7 +82,7 @@ def test_deleted_job_is_gone_with_its_processes_and_files(wire: Wire, pool: str)
     info = wire.state(job, task, "running").node_info
     assert info is not None
     directory = wire.root(info.node_id) / "workitems" / job
-    assert directory.is_dir()
+    wire.until(directory.is_dir)  # a task is running as soon as its node has it
     wire.client.begin_delete_job(job, polling_interval=0).wait()
     with pytest.raises(ResourceNotFoundError):
         wire.client.get_job(job)
