@@ -196,7 +196,7 @@ def test_deleted_task_is_gone_with_its_files(wire: Wire, job: str) -> None:
     info = wire.state(job, task, "running").node_info
     assert info is not None
     directory = wire.root(info.node_id) / str(info.task_root_directory)
-    assert directory.is_dir()
+    wire.until(directory.is_dir)  # a task is running as soon as its node has it
     wire.client.delete_task(job, task)
     with pytest.raises(ResourceNotFoundError):
         wire.client.get_task(job, task)
