@@ -17,6 +17,7 @@ MAX_CONTAINER = 63  # characters; Azure Storage, "Naming and referencing contain
 MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
 CONTENT = "batchwrap_content"  # metadata: what it was made for
 VERSION = "batchwrap_version"  # metadata: this package's
+INSTANCE = "batchwrap_instance"  # metadata: of which Airflow the maker is
 _SUFFIX = 12  # characters: e999-a99999
 _HASH = 10  # hex digits: 40 bits, of names that also agree in their readable part
 
@@ -30,6 +31,61 @@ class BatchTaskKey:
 
     def __str__(self) -> str:
         return f"{self.job_id}/{self.batch_task_id}"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Which task of which Airflow makes pools, jobs and blobs: all that they are named by, and known by.
+
+    :param instance: the name of the Airflow, as :func:`airflow_batchwrap.instance.name_of_instance` has it.
+    :param map_index: -1 where the task is not mapped.
+    :param scope: the workflow's group id, or the task's own id outside a group; it is there to be read.
+    """
+
+    instance: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    scope: str = ""
+
+    @property
+    def family(self) -> str:
+        """What the ids of all pools, and of all jobs, that this task makes in this run begin with."""
+        readable = [self.dag_id] if self.scope in ("", self.dag_id) else [self.dag_id, self.scope]
+        exact = self.instance, self.dag_id, self.task_id, self.run_id, self.map_index
+        return batch_id([*readable, run_slug(self.run_id, 40)], exact) + "-"
+
+    @property
+    def mark(self) -> str:
+        """The metadata by which the task knows what it made, in whichever try."""
+        return digest(self.instance, self.dag_id, self.task_id, self.run_id, self.map_index)
+
+    @property
+    def container(self) -> str:
+        """The container of the DAG's results."""
+        return container_name(self.dag_id, self.instance)
+
+    @property
+    def folder(self) -> str:
+        """The DAG's folder in a container that the user named, which may serve many DAGs and many Airflows."""
+        return digest(self.instance, self.dag_id)
+
+    def metadata(self, version: str, try_number: int) -> dict[str, str]:
+        """Return what a pool or a job bears, for people and for the sweep.
+
+        :param version: this package's.
+        """
+        return {
+            MAKER: self.mark,
+            INSTANCE: self.instance,
+            VERSION: version,
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "task_id": self.task_id,
+            "try_number": str(try_number),
+            **({"map_index": str(self.map_index)} if self.map_index >= 0 else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -93,16 +149,6 @@ def batch_id(readable: list[str], exact: tuple[object, ...], suffix: str = "") -
     return "-".join([part.strip("-_") or "x" for part in parts] + [tail])
 
 
-def setup_family(dag_id: str, scope: str, task_id: str, run_id: str, map_index: int) -> str:
-    """Return what the ids of all pools, and of all jobs, that one set-up task makes in one run begin with.
-
-    :param scope: the workflow's group id, or the set-up task's own id outside a group; it is there to be read.
-    :param task_id: of the set-up task: two of them may share a group.
-    """
-    readable = [dag_id] if scope == dag_id else [dag_id, scope]
-    return batch_id([*readable, run_slug(run_id, 40)], (dag_id, task_id, run_id, map_index)) + "-"
-
-
 def setup_suffix(epoch: int, number: int = 1) -> str:
     """Return how the id of one pool or job of a family ends.
 
@@ -128,10 +174,10 @@ def step_family(task_id: str, map_index: int) -> str:
     return step_id(task_id, map_index, Attempt()).removesuffix(str(Attempt()))
 
 
-def container_name(dag_id: str) -> str:
-    """Return the name of the Blob container that holds one DAG's results."""
+def container_name(dag_id: str, instance: str) -> str:
+    """Return the name of the Blob container that holds the results of one DAG of one Airflow."""
     readable = re.sub(r"[^a-z0-9]+", "-", dag_id.lower()).strip("-") or "x"
-    tail = digest(dag_id)
+    tail = digest(instance, dag_id)
     return f"batchwrap-{readable[: MAX_CONTAINER - len(tail) - 11].strip('-')}-{tail}"
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
-    from airflow_batchwrap.operators.rows import Row
+    from airflow_batchwrap.manifests.rows import Row
 
 NODES, SLOTS = 2, 4
 ROUNDS = 3  # of the submissions by turns
@@ -125,8 +125,8 @@ def rate(services: Services, tasks: int, threads: int) -> Figures:
 
     from airflow_batchwrap import archive
     from airflow_batchwrap.config import WorkflowConfig
-    from airflow_batchwrap.operators.bodies import Bodies
-    from airflow_batchwrap.operators.rows import Row
+    from airflow_batchwrap.manifests.bodies import Bodies
+    from airflow_batchwrap.manifests.rows import Row
     from airflow_batchwrap.workspace import Workspace
 
     hook, client = services.hook, services.client

@@ -25,6 +25,7 @@ os.environ |= {
     "AIRFLOW__CORE__DAGS_FOLDER": str(_HOME / "dags"),
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",
+    "AIRFLOW__BATCHWRAP__INSTANCE": "tests",
     "AIRFLOW__BATCHWRAP__RESULTS_BASE": str(_HOME / "results"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_batchwrap.hooks.views import WaitView, judge_wait
+from airflow_batchwrap.hooks.views import Stuck, WaitView, judge_wait
 from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL
 
 if TYPE_CHECKING:
@@ -119,14 +119,27 @@ class JobWatch:
         return f"; {told}, about {duration(left / rate)} left" if left else f"; {told}"
 
 
-def judge_stall(view: WaitView) -> dict[str, Any] | None:
-    """Return what a wait has to say of a job in which nothing runs; None where it may still go on."""
+@dataclass(frozen=True)
+class Stall:
+    """Why nothing runs in a job, and nothing will.
+
+    :param kind: the job is ``gone`` or has ``ended``, or its Batch tasks are ``stuck``.
+    :param reason: of ``ended``: what the service gives as the reason.
+    """
+
+    kind: Literal["gone", "ended", "stuck"]
+    reason: str = ""
+    stuck: Stuck | None = None
+
+
+def judge_stall(view: WaitView) -> Stall | None:
+    """Return why nothing runs in a job; None where something still may."""
     if view.job_state in ("missing", "deleting"):
-        return {"gone": True}
+        return Stall("gone")
     if view.job_state in ("terminating", "completed"):
-        return {"ended": view.job_reason or "for no reason given"}
+        return Stall("ended", view.job_reason or "for no reason given")
     stuck = judge_wait(view)
-    return None if stuck is None else {"stuck": asdict(stuck)}
+    return None if stuck is None else Stall("stuck", stuck=stuck)
 
 
 def duration(seconds: float) -> str:

@@ -386,8 +386,8 @@ def judge_wait(view: WaitView) -> Stuck | None:
     return Stuck(f"the job preparation task, which brings the inputs, failed on node {first.node_id}", first)
 
 
-def told_of(view: TaskView) -> str:
-    """Return a Batch task's state as the log tells it, once at each change."""
+def state_line(view: TaskView) -> str:
+    """Return a Batch task's state as the log has it, once at each change."""
     rerun = f", rerun {view.reruns} by Batch" if view.reruns else ""
     return (f"{view.state} on node {view.node_id}" if view.node_id else view.state) + rerun
 

@@ -2,59 +2,45 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from airflow.sdk import BaseOperator, ExceptionRetryPolicy
-from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
-from airflow.sdk.exceptions import AirflowRuntimeError, AirflowTaskTimeout
+from airflow.sdk import BaseOperator
 
+from airflow_batchwrap.attempts import retrying
+from airflow_batchwrap.attempts.epoch import epoch_of
 from airflow_batchwrap.config import WorkflowConfig
-from airflow_batchwrap.exceptions import ConfigError, PoolError, StepFailed, TryAgain
-from airflow_batchwrap.operators.superseded import leave_if_superseded
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.instance import name_of_instance
+from airflow_batchwrap.naming import Maker
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
 
-_EPOCH_KEY = "batchwrap_epoch"
-_OWN_RETRIES = 2
-_OWN_DELAY = timedelta(seconds=30)
-
+T = TypeVar("T")
 Time = timedelta | float | str
 
-
-@cache
-def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
-    """Return what to try again: what may go better later, not a wrong set-up; a step's failure as ``retries`` says.
-
-    :param steps_too: whether the retries are meant for the step's own failures as well.
-    """
-    rules = [
-        RetryRule(
-            exception=TryAgain,
-            action=RetryAction.RETRY,
-            retry_delay=_OWN_DELAY,
-            reason="The node or the service failed, not the step",
-        ),
-        RetryRule(
-            exception=[ConfigError, PoolError],
-            action=RetryAction.FAIL,
-            reason="The set-up has to be mended first",
-        ),
-    ]
-    if not steps_too:
-        never = "The step failed, and the task has no retries for that"
-        rules.append(RetryRule(exception=[StepFailed, AirflowTaskTimeout], action=RetryAction.FAIL, reason=never))
-    return ExceptionRetryPolicy(rules=rules)
+#: An option that may hold a template: the operator's ``template_fields`` are those that are marked so.
+Templated = Annotated[T, "templated"]
+#: An option that may hold a template and that :class:`WorkflowConfig` knows as well, and validates.
+Setting = Annotated[T, "setting"]
 
 
 class BatchWrapOperator(BaseOperator):
     """The root of this package's operators.
+
+    An option is written where it is given: in the signature of ``__init__``, with its type, its default, and the mark
+    ``Templated`` or ``Setting``. ``template_fields`` and ``setting_names`` follow from the marks::
+
+        def __init__(self, *, greeting: Templated[str] = "hello", **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.greeting = greeting
 
     :param azure_batch_conn_id: Airflow connection of type ``azure_batch``.
     :param wasb_conn_id: Airflow connection of type ``wasb``.
@@ -69,25 +55,23 @@ class BatchWrapOperator(BaseOperator):
     died. Of a mapped task Airflow knows the retries before the operator does: say them yourself there.
     """
 
-    template_fields: Sequence[str] = ("azure_batch_conn_id", "wasb_conn_id", "inline_wait", "poll_interval")
-    # The arguments that WorkflowConfig knows as well, and validates.
-    setting_names: Sequence[str] = ("inline_wait", "poll_interval")
+    setting_names: Sequence[str]
+    _options: frozenset[str] = frozenset()
     ui_color = "#dcebfa"
 
-    azure_batch_conn_id: str
-    wasb_conn_id: str
-    deferrable: bool
-    inline_wait: Time
-    poll_interval: Time
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls._read_marks(inspect.signature(vars(cls)["__init__"]))
 
     def __init__(
         self,
         *,
-        azure_batch_conn_id: str = "azure_batch_default",
-        wasb_conn_id: str = "wasb_default",
+        azure_batch_conn_id: Templated[str] = "azure_batch_default",
+        wasb_conn_id: Templated[str] = "wasb_default",
         deferrable: bool = True,
-        inline_wait: Time = 10.0,
-        poll_interval: Time = 15.0,
+        inline_wait: Setting[Time] = 10.0,
+        poll_interval: Setting[Time] = 15.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -95,23 +79,41 @@ class BatchWrapOperator(BaseOperator):
             # Without retries of their own, tasks still outlive a lost node, a busy service and a crash of Airflow.
             steps_too = bool(self.retries)
             if not steps_too:
-                self.retries, self.retry_delay = _OWN_RETRIES, _OWN_DELAY
-            self.retry_policy = retry_policy(steps_too=steps_too)
-        self.keep(
-            azure_batch_conn_id=azure_batch_conn_id,
-            wasb_conn_id=wasb_conn_id,
-            deferrable=deferrable,
-            inline_wait=inline_wait,
-            poll_interval=poll_interval,
-        )
+                self.retries, self.retry_delay = retrying.OWN_RETRIES, retrying.OWN_DELAY
+            self.retry_policy = retrying.retry_policy(steps_too=steps_too)
+        self.azure_batch_conn_id = azure_batch_conn_id
+        self.wasb_conn_id = wasb_conn_id
+        self.deferrable = deferrable
+        self.inline_wait = inline_wait
+        self.poll_interval = poll_interval
 
-    def keep(self, **arguments: Any) -> None:
-        """Set attributes while this is made, all in one go.
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an option in one go while the operator is made.
 
-        Airflow's operators look for a converter whenever an attribute is set, and a DAG of hundreds of steps would do
-        so thousands of times when it is parsed.
+        Airflow looks for a converter whenever an attribute of an operator is set, and a DAG of hundreds of steps would
+        have it do so thousands of times when it is parsed.
         """
-        vars(self).update(arguments)
+        if name in self._options and "_BaseOperator__instantiated" not in vars(self):
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @classmethod
+    def _read_marks(cls, signature: inspect.Signature) -> None:
+        # The annotations are text here: each module of operators postpones them.
+        marks = {
+            name: str(parameter.annotation).partition("[")[0]
+            for name, parameter in signature.parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        settings = [name for name, mark in marks.items() if mark == "Setting"]
+        templated = [name for name, mark in marks.items() if mark in ("Setting", "Templated")]
+        if cls.__module__.startswith(f"{__name__.partition('.')[0]}."):
+            cls._options = cls._options | marks.keys()
+        if "setting_names" not in vars(cls):
+            cls.setting_names = (*getattr(cls, "setting_names", ()), *settings)
+        if "template_fields" not in vars(cls):
+            cls.template_fields = (*cls.template_fields, *templated)
 
     @cached_property
     def hook(self) -> BatchWrapHook:
@@ -148,6 +150,10 @@ class BatchWrapOperator(BaseOperator):
             "map_index": self.map_index(context),
         }
 
+    def maker(self, context: Context) -> Maker:
+        """Return the name that what this task makes on the account bears."""
+        return Maker(name_of_instance(), **self.identity(context), scope=self.scope)
+
     @property
     def scope(self) -> str:
         """What this task and its siblings belong to: the task group, or the task itself outside one."""
@@ -169,27 +175,8 @@ class BatchWrapOperator(BaseOperator):
         return Path(context["dag"].fileloc).resolve().parent
 
     def epoch(self, context: Context) -> int:
-        """Return the current epoch: 1, and a higher number each time that a person cleared the task.
+        """Return the current epoch: 1, and a higher number each time that a person cleared the task."""
+        return epoch_of(context, self.retries or 0, self.log)
 
-        A clear sets ``max_tries`` anew, to the tries so far and the retries that the DAG file has then; a retry does
-        not, whatever has become of the retries in the file. Of a task that was cleared while it ran Airflow 3.3 forgets
-        that again, but counts the clears of the run. A retry after a clear of another task is taken for a clear, too:
-        what then still runs, because the worker died, is ended and done anew.
 
-        The state store outlives clears and retries, unless Airflow is set to empty it after a success: then the tries
-        that the clear added tell.
-        """
-        store, max_tries = context["task_state_store"], context["ti"].max_tries
-        clears = int(getattr(context.get("dag_run"), "clear_number", None) or 0)
-        seen = store.get(_EPOCH_KEY)
-        if isinstance(seen, dict):
-            known = int(seen["max_tries"]), int(seen.get("clears") or 0)  # type: ignore[arg-type]
-            epoch = int(seen["epoch"]) + int(known != (max_tries, clears))  # type: ignore[arg-type]
-        else:
-            epoch = 1 + max(0, max_tries - (self.retries or 0))
-        try:
-            store.set(_EPOCH_KEY, {"epoch": epoch, "max_tries": max_tries, "clears": clears})
-        except AirflowRuntimeError:
-            leave_if_superseded(context, self.log)
-            raise
-        return epoch
+BatchWrapOperator._read_marks(inspect.signature(BatchWrapOperator.__init__))

@@ -4,38 +4,79 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap import metrics
+from airflow_batchwrap.attempts.belongings import Belongings
+from airflow_batchwrap.attempts.opening import Opening
+from airflow_batchwrap.attempts.retrying import is_tried_again
+from airflow_batchwrap.attempts.submission import plain_values
+from airflow_batchwrap.attempts.trying import Try
 from airflow_batchwrap.config import Manifest
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, StepTimeout, TryAgain
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, StepTimeout, TryAgain
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
-from airflow_batchwrap.naming import digest, result_folder
-from airflow_batchwrap.operators.bodies import Bodies
+from airflow_batchwrap.manifests.bodies import Bodies
+from airflow_batchwrap.manifests.noted import NotedRound
+from airflow_batchwrap.manifests.rounds import (
+    Round,
+    RoundJob,
+    allowed_failures,
+    claim_job,
+    fingerprint_of,
+    left_of,
+    same_entries,
+)
+from airflow_batchwrap.manifests.rows import Row, count, entries_of, from_data, to_file
+from airflow_batchwrap.manifests.settlement import Settlement
+from airflow_batchwrap.naming import result_folder
+from airflow_batchwrap.operators.base import Setting, Templated
 from airflow_batchwrap.operators.jobs import JobOperator
-from airflow_batchwrap.operators.rounds import Round, allowed_failures, claim_job, fingerprint_of, left_of
-from airflow_batchwrap.operators.rows import Row, count, entries_of, from_data, to_file
-from airflow_batchwrap.operators.settlement import Settlement
-from airflow_batchwrap.operators.submission import plain_values
-from airflow_batchwrap.operators.superseded import leave_if_superseded
-from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended
-from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
+from airflow_batchwrap.triggers.events import ManifestEvent
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from azure.batch.models import ResourceFile
 
-_NOTED = "batchwrap_manifest"  # state store: the last round that Airflow has heard of
-_STOPPED = "The manifest was ended with its Airflow task."
+    from airflow_batchwrap.hooks.manifest import JobWatch
+    from airflow_batchwrap.triggers.base import WaitTrigger
+
+_ENDED = "The manifest was ended with its Airflow task."
+
+Rerun = Literal["failed", "all"]
 
 
-class RunBatchManifestOperator(JobOperator):
+@dataclass
+class ManifestTry(Try):
+    """One try of a manifest.
+
+    :param noted: the last round that is over; None before the first.
+    :param job_id: the job of this try's round; empty until it is open.
+    :param belongings: what the task has made in this run.
+    :param round: what this try waits for.
+    :param watch: how far it has come, where the worker waits.
+    """
+
+    noted: NotedRound | None = None
+    job_id: str = ""
+    belongings: Belongings | None = None
+    round: Round | None = None
+    watch: JobWatch | None = None
+
+    @property
+    def current(self) -> Round:
+        """The round."""
+        if self.round is None:
+            raise RuntimeError("The manifest was not submitted yet.")
+        return self.round
+
+
+class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
     """Run all entries of a manifest as Batch tasks, tens of thousands of them; the XCom is a reference to their table.
 
     The table has one row for each entry, as JSON lines: ``entry`` (its number, from 0), ``step``, ``command``,
@@ -44,7 +85,8 @@ class RunBatchManifestOperator(JobOperator):
     The XCom holds its ``container``, ``blob``, ``size`` and ``sha256``, and how many entries there are in each state.
     ``BatchWrapHook().table_rows(xcom)`` reads it.
 
-    A retry of the task submits the entries that did not succeed, as their next attempt, and no other.
+    A retry of the task, and a clear of it, submit the entries that did not succeed, as their next attempt, and no
+    other.
 
     :param manifest: a Manifest, the path of a task.json relative to the DAG file, a dict of its keys, or a list of
         entries, such as what an earlier task returned.
@@ -52,6 +94,7 @@ class RunBatchManifestOperator(JobOperator):
     :param pool_id: run on this pool as it is, with ``steps`` and ``inputs``, instead of a workspace.
     :param max_failures: how many entries may fail without failing the task: a whole number, or a share of them such as
         ``"2%"`` or 0.02. What still runs is ended once more have failed.
+    :param rerun: what a person's clear of the task runs: ``failed``, the entries that did not succeed, or ``all``.
     :param values: read what the steps returned into the table, one blob for each entry. A command's value is the last
         line of its stdout.
     :param keep_output: keep stdout and stderr of every entry; False keeps them of those that fail, which spares two
@@ -64,31 +107,22 @@ class RunBatchManifestOperator(JobOperator):
     """
 
     operator_extra_links = (PoolLink(), JobLink())
-    template_fields: Sequence[str] = (
-        *JobOperator.template_fields,
-        "manifest",
-        "workspace",
-        "pool_id",
-        "max_failures",
-        "threads",
-        "step_timeout",
-        "task_slots",
-    )
-    setting_names: Sequence[str] = (*JobOperator.setting_names, "step_timeout", "task_slots")
+    event = ManifestEvent
 
     def __init__(
         self,
         *,
-        manifest: Any,
-        workspace: Any = None,
-        pool_id: str | None = None,
-        max_failures: float | str = 0,
+        manifest: Templated[Any],
+        workspace: Templated[Any] = None,
+        pool_id: Templated[str | None] = None,
+        max_failures: Templated[float | str] = 0,
+        rerun: Templated[Rerun] = "failed",
         values: bool = False,
         keep_output: bool = True,
-        threads: int | str = 8,
+        threads: Templated[int | str] = 8,
         environment: Mapping[str, str] | None = None,
-        step_timeout: timedelta | str = timedelta(hours=24),
-        task_slots: int | str = 1,
+        step_timeout: Setting[timedelta | str] = timedelta(hours=24),
+        task_slots: Setting[int | str] = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -96,137 +130,171 @@ class RunBatchManifestOperator(JobOperator):
         self.workspace = workspace
         self.pool_id = pool_id
         self.max_failures = max_failures
+        self.rerun = rerun
         self.values = values
         self.keep_output = keep_output
         self.threads = threads
         self.environment = dict(environment or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
-        # What this process has done so far; nothing of it outlives a deferral.
-        self._running = ""
-        self._identity: TaskIdentity | None = None
-        self._stopped = False
 
-    # --- Airflow's side
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Submit what is missing, and wait."""
-        began, epoch = time.time(), self.epoch(context)
-        self._identity = TaskIdentity(**self.identity(context))
-        self._running, self._stopped = "", False
-        noted = self._noted(context, epoch)
-        if noted is not None and not noted["failed"]:
+    def execute(self, context: Context) -> Any:
+        """Run what is to be run; return what an earlier try has brought to its end, where Airflow never heard of it."""
+        noted = NotedRound.load(context)
+        if noted is not None and not noted.failed and not noted.was_cleared_since(context):
             self.log.info("An earlier try has run the manifest to its end")
-            result: dict[str, Any] = noted["result"]
-            return result
-        turn: Round | None = None
-        try:
-            turn = self._begin(context, epoch, noted)
-            deadline = turn.began + self.settings.job_wall_clock.total_seconds()
-            if self.execution_timeout and self.deferrable:
-                # Airflow forgets it while a task is deferred.
-                deadline = min(deadline, began + self.execution_timeout.total_seconds())
-            inline = min(deadline, time.time() + self.settings.inline_wait.total_seconds())
-            event = self._wait(turn, inline if self.deferrable else deadline)
-            if self._stopped and event is None:
-                raise StepTimeout(_STOPPED)
-            if event is None and self.deferrable and time.time() < deadline:
-                self._defer(context, turn, deadline)
-            return self._settle(context, turn, event or {"late": True})
-        except (Exception, AirflowTaskTimeout) as error:
-            if not self._stopped:
-                leave_if_superseded(context, self.log)
-            self._identity = None  # Airflow calls on_kill after a timeout as well
-            if isinstance(error, AirflowTaskTimeout) and turn is not None and not self._stopped:
-                self._give_up(context, turn)
-            self._close(context, error)
-            raise
+            return noted.result
+        return super().execute(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the wait in the triggerer."""
-        turn = Round.from_json(event["resume"]["round"])
-        self._running, self._stopped = turn.job_id, False
-        try:
-            return self._settle(context, turn, event)
-        except (Exception, AirflowTaskTimeout) as error:
-            leave_if_superseded(context, self.log)
-            # A timeout while the results were read: another try reads them in less time than it would take to make them
-            # again.
-            self._close(context, TryAgain() if isinstance(error, AirflowTaskTimeout) else error)
-            raise
+    # --- the wait
 
-    def on_kill(self) -> None:
-        """End the manifest's job and nothing else, if a person has ended the Airflow task; one request does."""
-        task = self._identity
-        if task is None or self._stopped:
-            return
-        state = state_in_time(task.state)
-        if not was_ended(state):
-            self.log.info("Left the manifest's job alone: Airflow has its task as %s", state)
-            return
-        self._stopped = True
-        self.log.info("Ending the manifest: its Airflow task was ended (%s)", state)
-        if self._running:
-            self._remove(self._running)
+    def new_try(self, context: Context) -> ManifestTry:
+        """Return a try that has done nothing yet."""
+        return ManifestTry(context, noted=NotedRound.load(context))
 
-    # --- a round, to where all its entries are submitted
+    def resumed(self, context: Context, resume: Mapping[str, Any]) -> ManifestTry:
+        """Return the try that goes on after the wait in the triggerer."""
+        of = Round.from_json(resume["round"])
+        return ManifestTry(context, round=of, job_id=of.job_id)
 
-    def _begin(self, context: Context, epoch: int, noted: dict[str, Any] | None) -> Round:
+    def resume(self, work: ManifestTry) -> dict[str, Any]:
+        """Return the round."""
+        return {"round": work.current.to_json()}
+
+    def begin(self, work: ManifestTry) -> ManifestEvent | None:
         """Open this round's job, or the one that an earlier try opened, and submit what is not there."""
-        if bool(self.workspace) == bool(self.pool_id):
-            raise ConfigError(
-                f"Task {self.task_id!r} needs either a workspace, which a set-up task returns, or a pool_id, not both."
-            )
-        manifest = self._manifest(context)
-        self.output_container = self.output_container or manifest.output_container
-        workspace, resource_files = self._workspace(context, epoch)
-        rows = entries_of(manifest, workspace.steps)
-        params = plain_values(dict(context.get("params") or {}), "the DAG run's params")
-        rendered = self.render_template(self.environment, context)
-        environment = {str(name): str(value) for name, value in rendered.items()}
-        fingerprint = fingerprint_of(workspace, rows, params, environment)
-        number, allowed = 1, allowed_failures(self.max_failures, len(rows), self.task_id)
-        if noted is not None:
-            number = int(noted["round"]) + 1
-            before = from_data(self.hook.table_rows(noted["result"]))
-            self.log.info("Submitting again what did not succeed: %s", count(before))
-            rows = left_of(rows, before)
-        job_id, began, state = claim_job(self, context, workspace, resource_files, epoch, number, fingerprint)
-        self._running = job_id
-        if self._stopped:
-            raise StepTimeout(_STOPPED)
-        context["ti"].xcom_push(key="batch", value={"pool_id": workspace.pool_id, "job_id": job_id})
-        push_pool_links(context, self.hook, replace(workspace, job_id=job_id))
-        group = workspace.group if self.workspace else self.group
-        folder = f"{workspace.output_prefix}/{result_folder(self.task_id, group, self.map_index(context))}"
-        rows = [row if row.is_over else row.placed(self.task_id, epoch, job_id, folder) for row in rows]
+        epoch = self.epoch(work.context)
+        rows_of, workspace, resource_files = self._what_to_run(work, epoch)
+        params = plain_values(dict(work.context.get("params") or {}), "the DAG run's params")
+        environment = self._environment(work.context)
+        allowed = allowed_failures(self.max_failures, len(rows_of), self.task_id)
+        fingerprint = fingerprint_of(workspace, rows_of, params, environment)
+        rows, number = self._rows_left(work, rows_of)
+        if work.noted is not None and all(row.is_over for row in rows):
+            self.log.info("All entries have succeeded already")
+            return ManifestEvent(kind="over")
+        job = claim_job(
+            self._opening(work), workspace, resource_files, epoch=epoch, number=number, fingerprint=fingerprint
+        )
+        self._running_in(work, workspace, job)
+        folder = self._folder(work, workspace)
+        rows = [replace(row, attempt=row.attempt + job.number - number) for row in rows]
+        rows = [row if row.is_over else row.placed(self.task_id, job.epoch, job.job_id, folder) for row in rows]
         todo = [row for row in rows if not row.is_over]
         with to_file(rows) as plan:
-            ref = self.hook.upload_stream(workspace.output_container, f"{folder}/plan-e{epoch}-{number}.jsonl", plan)
-        if state != "ended":
-            bodies = Bodies(
-                self.hook,
-                workspace,
-                self.settings,
-                environment=environment,
-                params=params,
-                context={**self.identity(context), "try_number": context["ti"].try_number},
-                keep_output=self.keep_output,
-            )
-            there = self.hook.task_ids(job_id) if state == "found" else set()
-            self._submit(job_id, [row for row in todo if row.batch_task_id not in there], len(todo), bodies)
-        return Round(
+            name = f"{folder}/plan-e{job.epoch}-{job.number}.jsonl"
+            ref = self.hook.upload_stream(workspace.output_container, name, plan)
+        if job.state != "ended":
+            bodies = self._bodies(work, workspace, environment, params)
+            there = self.hook.task_ids(job.job_id)
+            self._submit(work, [row for row in todo if row.batch_task_id not in there], len(todo), bodies)
+        work.round = Round(
             workspace.pool_id,
-            job_id,
-            epoch,
-            number,
-            began,
+            job.job_id,
+            job.epoch,
+            job.number,
+            job.began,
             len(todo),
             allowed,
             workspace.output_container,
             folder,
             ref,
         )
+        work.deadline = self.deadline(work, job.began, "job_wall_clock")
+        return None
+
+    def look(self, work: ManifestTry) -> ManifestEvent | None:
+        """Count the Batch tasks, and look closer where the counts ask for it."""
+        from airflow_batchwrap.hooks.manifest import JobWatch, judge_stall
+
+        of = work.current
+        work.watch = watch = work.watch or JobWatch(of.expected, of.allowed, self.log)
+        answer = watch.judge(self.hook.count_tasks(of.job_id))
+        if answer in ("beyond", "gone"):
+            return ManifestEvent(kind=answer)
+        if answer == "prove" and not self.hook.has_work(of.job_id):
+            return ManifestEvent(kind="over")
+        if answer == "ask":
+            return ManifestEvent.of_stall(judge_stall(self.hook.view_wait(of.job_id, of.pool_id)))
+        return None
+
+    def trigger(self, work: ManifestTry, **common: Any) -> WaitTrigger:
+        """Return what counts the Batch tasks in the triggerer."""
+        from airflow_batchwrap.triggers.manifest import ManifestTrigger
+
+        of = work.current
+        return ManifestTrigger(pool_id=of.pool_id, job_id=of.job_id, expected=of.expected, allowed=of.allowed, **common)
+
+    # --- the end
+
+    def settle(self, work: ManifestTry, event: ManifestEvent) -> dict[str, Any]:
+        """Write the table, note that Airflow hears of this round, end the job; return the table's reference.
+
+        :raises BatchWrapError: too many entries failed, or the manifest did not come to its end.
+        """
+        if event.kind == "error":
+            raise self.looking_failed(event)
+        context = work.context
+        if work.round is None and work.noted is not None:  # nothing was left to run
+            replace(work.noted, failed=False, max_tries=context["ti"].max_tries).save(context)
+            return work.noted.result
+        of = work.current
+        result, failure = self._settlement(work, of).settle(event)
+        NotedRound(of.number, failure is not None, result, context["ti"].max_tries).save(context)
+        context["ti"].xcom_push(key="table", value=result)  # of a manifest that failed, too
+        self._remove(of.job_id)
+        if failure is not None:
+            raise failure
+        return result
+
+    def end(self, work: ManifestTry) -> None:
+        """End the manifest's job and nothing else; one request does."""
+        if work.job_id:
+            self._remove(work.job_id)
+
+    def ended_error(self, work: ManifestTry) -> BatchWrapError:
+        """Return the error of a manifest that a person has ended."""
+        return StepTimeout(_ENDED)
+
+    def give_up(self, work: ManifestTry) -> None:
+        """End and report what Airflow's execution_timeout has cut short.
+
+        One that came while the results were read ends nothing: the next try reads them in less time than it takes to
+        make them again.
+        """
+        if work.round is None or work.is_resumed:
+            return
+        try:
+            self.settle(work, ManifestEvent.late())
+        except BatchWrapError as error:
+            self.log.error("%s", error)
+
+    def undo(self, work: ManifestTry, error: BaseException) -> None:
+        """End the job after a failure, unless the next try goes on where this one stopped."""
+        if isinstance(error, AirflowTaskTimeout) and work.is_resumed:
+            error = TryAgain()  # only the results were still to be read
+        if not work.ended and is_tried_again(error, work.number, work.context["ti"].max_tries):
+            return
+        if work.job_id:
+            # This one and no other: where the task was cleared, its next try may have made another.
+            self._remove(work.job_id)
+        elif work.belongings is not None and work.belongings.has_made and (left := work.belongings.remove("job")):
+            self.log.error("Left behind: %s", "; ".join(left))
+
+    # --- what is run
+
+    def _what_to_run(self, work: ManifestTry, epoch: int) -> tuple[list[Row], Workspace, list[ResourceFile]]:
+        """Return all entries as rows, where they run, still without a job, and what its nodes need first."""
+        if bool(self.workspace) == bool(self.pool_id):
+            raise ConfigError(
+                f"Task {self.task_id!r} needs either a workspace, which a set-up task returns, or a pool_id, not both."
+            )
+        if self.rerun not in ("failed", "all"):
+            raise ConfigError(f'Task {self.task_id!r}: rerun = {self.rerun!r}: use "failed" or "all".')
+        manifest = self._manifest(work.context)
+        self.output_container = self.output_container or manifest.output_container
+        workspace, resource_files = self._workspace(work, epoch)
+        return entries_of(manifest, workspace.steps), workspace, resource_files
 
     def _manifest(self, context: Context) -> Manifest:
         given = self.manifest
@@ -243,143 +311,110 @@ class RunBatchManifestOperator(JobOperator):
             f"{source} is a {type(given).__name__}: give a Manifest, the path of a task.json, or a list of entries."
         )
 
-    def _workspace(self, context: Context, epoch: int) -> tuple[Workspace, list[ResourceFile]]:
-        """Return where the manifest runs, still without a job, and what its nodes need first."""
-        named = self.settings.output_container
-        if self.workspace:
-            workspace = Workspace.from_xcom(self.workspace)
-            if named and named != workspace.output_container:
-                self.hook.ensure_container(named)
-                # A container that was named may serve many DAGs.
-                prefix = f"{digest(self.dag_id)}/{workspace.output_prefix}"
-                workspace = replace(workspace, output_container=named, output_prefix=prefix)
-            return workspace, self._bring(workspace.inputs)[0]
-        pool = self.hook.find_pool(str(self.pool_id))
-        if pool is None or pool.state != "active":
-            problem = "does not exist" if pool is None else f"is {pool.state}"
-            raise PoolError(f"Pool {self.pool_id!r} {problem}. Check pool_id, or create one with CreatePoolOperator.")
-        archive, files = self.pack(context), self.input_files(context)
-        return self.lay_out(context, Workspace(pool.entity_id, False, "", epoch), archive, files)
+    def _workspace(self, work: ManifestTry, epoch: int) -> tuple[Workspace, list[ResourceFile]]:
+        named, opening = self.settings.output_container, self._opening(work)
+        if not self.workspace:
+            bare = self.workspace_on(str(self.pool_id), epoch)
+            return opening.lay_out(bare, self.pack(work.context), self.input_files(work.context))
+        workspace = Workspace.from_xcom(self.workspace)
+        if named and named != workspace.output_container:
+            self.hook.ensure_container(named)
+            # A container that was named may serve many DAGs.
+            prefix = f"{opening.belongings.maker.folder}/{workspace.output_prefix}"
+            workspace = replace(workspace, output_container=named, output_prefix=prefix)
+        return workspace, opening.bring(workspace.inputs)[0]
 
-    def _submit(self, job_id: str, missing: list[Row], expected: int, bodies: Bodies) -> None:
+    def _opening(self, work: ManifestTry) -> Opening:
+        work.belongings = work.belongings or self.belongings(work.context)
+        return self.opening(work.context, work.belongings)
+
+    def _rows_left(self, work: ManifestTry, rows: list[Row]) -> tuple[list[Row], int]:
+        """Return the rows of this round, and its number: after a round that is over, what did not succeed in it."""
+        noted = work.noted
+        if noted is None:
+            return rows, 1
+        before = from_data(self.hook.table_rows(noted.result))
+        cleared = noted.was_cleared_since(work.context)
+        if cleared and (self.rerun == "all" or not same_entries(rows, before)):
+            # Attempts go on counting, so that no result is written over.
+            last = max((row.attempt for row in before), default=0)
+            return [replace(row, attempt=last + 1) for row in rows], noted.number + 1
+        self.log.info("Submitting again what did not succeed: %s", count(before))
+        return left_of(rows, before), noted.number + 1
+
+    def _environment(self, context: Context) -> dict[str, str]:
+        rendered = self.render_template(self.environment, context)
+        return {str(name): str(value) for name, value in rendered.items()}
+
+    # --- how it is submitted
+
+    def _running_in(self, work: ManifestTry, workspace: Workspace, job: RoundJob) -> None:
+        """Say where it runs; from now on a person's end of the task ends the job."""
+        work.job_id = job.job_id
+        if work.ended:
+            raise StepTimeout(_ENDED)
+        work.context["ti"].xcom_push(key="batch", value={"pool_id": workspace.pool_id, "job_id": job.job_id})
+        push_pool_links(work.context, self.hook, replace(workspace, job_id=job.job_id))
+
+    def _folder(self, work: ManifestTry, workspace: Workspace) -> str:
+        group = workspace.group if self.workspace else self.group
+        return f"{workspace.output_prefix}/{result_folder(self.task_id, group, self.map_index(work.context))}"
+
+    def _bodies(
+        self, work: ManifestTry, workspace: Workspace, environment: Mapping[str, str], params: Mapping[str, Any]
+    ) -> Bodies:
+        return Bodies(
+            self.hook,
+            workspace,
+            self.settings,
+            environment=environment,
+            params=params,
+            context={**self.identity(work.context), "try_number": work.number},
+            keep_output=self.keep_output,
+        )
+
+    def _submit(self, work: ManifestTry, missing: list[Row], expected: int, bodies: Bodies) -> None:
         before = expected - len(missing)
         if before:
             self.log.info("Found %s of %s Batch tasks, which an earlier try submitted", before, expected)
         began = time.monotonic()
 
-        def tell(done: int) -> None:
+        def log_progress(done: int) -> None:
             rate = done / max(0.001, time.monotonic() - began)
-            self.log.info("Submitted %s of %s entries to job %s, %.0f a second", before + done, expected, job_id, rate)
+            line = "Submitted %s of %s entries to job %s, %.0f a second"
+            self.log.info(line, before + done, expected, work.job_id, rate)
 
         try:
             threads = int(self.threads)
         except ValueError:
             raise ConfigError(f"Task {self.task_id!r}: threads = {self.threads!r} is no whole number.") from None
         if missing:
-            self.hook.create_tasks(job_id, missing, bodies, threads=threads, tell=tell, stopped=lambda: self._stopped)
+            self.hook.create_tasks(
+                work.job_id, missing, bodies, threads=threads, tell=log_progress, stopped=lambda: bool(work.ended)
+            )
             metrics.timing(metrics.SUBMIT_TIME, time.monotonic() - began, dag_id=self.dag_id, task_id=self.task_id)
-        if self._stopped:
-            raise StepTimeout(_STOPPED)
+        if work.ended:
+            raise StepTimeout(_ENDED)
 
-    # --- the wait
+    # --- small things
 
-    def _wait(self, turn: Round, until: float) -> dict[str, Any] | None:
-        """Look at the job until there is something to say; return what a trigger's event would say, None in the end."""
-        from airflow_batchwrap.hooks.manifest import JobWatch, judge_stall
-
-        began = time.monotonic()
-        watch = JobWatch(turn.expected, turn.allowed, self.log)
-        while not self._stopped:
-            try:
-                answer = watch.judge(self.hook.count_tasks(turn.job_id))
-                if answer in ("beyond", "gone"):
-                    return {answer: True}
-                if answer == "prove" and not self.hook.has_work(turn.job_id):
-                    return {"over": True}
-                if answer == "ask":
-                    said = judge_stall(self.hook.view_wait(turn.job_id, turn.pool_id))
-                    if said is not None:
-                        return said
-            except TryAgain as error:  # a missed look fails nothing; the deadline does
-                self.log.warning("%s", error)
-            left = until - time.time()
-            if left <= 0:
-                return None
-            time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
-        return None
-
-    def _defer(self, context: Context, turn: Round, deadline: float) -> None:
-        from airflow_batchwrap.triggers.manifest import ManifestTrigger
-
-        trigger = ManifestTrigger(
-            pool_id=turn.pool_id,
-            job_id=turn.job_id,
-            expected=turn.expected,
-            allowed=turn.allowed,
-            deadline=deadline,
-            poll_interval=self.settings.poll_interval.total_seconds(),
-            identity=self.identity(context),
-            resume={"round": turn.to_json()},
-            **self.connections(),
-        )
-        timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
-        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
-
-    # --- the end
-
-    def _settle(self, context: Context, turn: Round, event: dict[str, Any]) -> dict[str, Any]:
-        """Write the table, remember that Airflow hears of this round, end the job; return the table's reference.
-
-        :raises BatchWrapError: too many entries failed, or the manifest did not come to its end.
-        """
-        if error := event.get("error"):
-            raise ConfigError(error)
-        limit, name = self.settings.job_wall_clock, "job_wall_clock"
-        if self.execution_timeout and self.execution_timeout < limit:
-            limit, name = self.execution_timeout, "execution_timeout"
-        settlement = Settlement(
+    def _settlement(self, work: ManifestTry, of: Round) -> Settlement:
+        return Settlement(
             hook=self.hook,
             log=self.log,
-            pool_id=turn.pool_id,
-            job_id=turn.job_id,
-            container=turn.container,
-            table=f"{turn.folder}/table-e{turn.epoch}-{turn.number}.jsonl",
-            rows=from_data(self.hook.table_rows(asdict(turn.plan))),
-            allowed=turn.allowed,
+            pool_id=of.pool_id,
+            job_id=of.job_id,
+            container=of.container,
+            table=f"{of.folder}/table-e{of.epoch}-{of.number}.jsonl",
+            rows=from_data(self.hook.table_rows(asdict(of.plan))),
+            allowed=of.allowed,
             max_failures=str(self.max_failures),
             values=self.values,
-            limit=f"{name} ({limit})",
+            limit=str(work.deadline or f"job_wall_clock ({self.settings.job_wall_clock})"),
         )
-        result, failure = settlement.settle(event)
-        context["task_state_store"].set(
-            _NOTED, {"epoch": turn.epoch, "round": turn.number, "failed": failure is not None, "result": result}
-        )
-        context["ti"].xcom_push(key="table", value=result)  # of a manifest that failed, too
-        self._remove(turn.job_id)
-        if failure is not None:
-            raise failure
-        return result
-
-    def _give_up(self, context: Context, turn: Round) -> None:
-        """End and report what Airflow's execution_timeout has cut short."""
-        try:
-            self._settle(context, turn, {"late": True})
-        except BatchWrapError as error:
-            self.log.error("%s", error)
-
-    def _close(self, context: Context, error: BaseException) -> None:
-        """End the job after a failure, unless the next try goes on where this one stopped."""
-        ti = context["ti"]
-        if isinstance(error, TryAgain) and not self._stopped and ti.try_number <= ti.max_tries:
-            return
-        if self._running:
-            # This one and no other: where the task was cleared, its next try may have made another.
-            self._remove(self._running)
-        elif self.has_made and (left := self.remove_made(context, "job")):
-            self.log.error("Left behind: %s", "; ".join(left))
 
     def _remove(self, job_id: str) -> None:
-        """Delete the manifest's job; what is being told is worth more than a failure to do so."""
+        """Delete the manifest's job; where that fails it ends later, and what the caller has to say goes first."""
         try:
             if self.hook.delete_job(job_id):
                 self.log.info("Removed job %s", job_id)
@@ -390,8 +425,3 @@ class RunBatchManifestOperator(JobOperator):
     def scope(self) -> str:
         """The manifest's job is its own, and named so."""
         return self.task_id
-
-    def _noted(self, context: Context, epoch: int) -> dict[str, Any] | None:
-        """Return what is known of this epoch's last round that Airflow has heard of."""
-        stored: Any = context["task_state_store"].get(_NOTED)
-        return stored if isinstance(stored, dict) and stored.get("epoch") == epoch else None

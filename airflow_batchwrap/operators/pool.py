@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.belongings import remove_workspace
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
-from airflow_batchwrap.naming import container_name, digest
-from airflow_batchwrap.operators.base import BatchWrapOperator
-from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
-from airflow_batchwrap.operators.setup import SetUpOperator, remove
+from airflow_batchwrap.naming import INSTANCE, MAKER, digest
+from airflow_batchwrap.operators.base import BatchWrapOperator, Setting, Templated
+from airflow_batchwrap.operators.setup import SetUpOperator
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_batchwrap.attempts.belongings import Belongings
+    from airflow_batchwrap.operators.setup import SetUpTry
 
 
 class CreatePoolOperator(SetUpOperator):
@@ -27,13 +30,11 @@ class CreatePoolOperator(SetUpOperator):
     :param pool_id: derived from the run by default. With one given there can be one run at a time.
     """
 
-    template_fields: Sequence[str] = (*SetUpOperator.template_fields, "pool_config", "pool_id")
-
     def __init__(
         self,
         *,
-        pool_config: PoolConfig | dict[str, Any] | str | Path | None = None,
-        pool_id: str | None = None,
+        pool_config: Templated[PoolConfig | dict[str, Any] | str | Path | None] = None,
+        pool_id: Templated[str | None] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -59,38 +60,24 @@ class CreatePoolOperator(SetUpOperator):
         own = "pool_wait_timeout" in config.model_fields_set
         return config.pool_wait_timeout if own else super().pool_wait(context)
 
-    def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
+    def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Create the pool, or adopt the one that an earlier try of this set-up created."""
         from airflow_batchwrap.hooks import models
 
-        config = self.config(context)
+        config, nodes_within = self.config(work.context), self.pool_wait(work.context)
         agent = self._node_agent(config)
         content = digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
-
         made: list[str] = []
 
-        def make(pool_id: str) -> bool:
-            self.has_made = True
-            metadata = {**self.made_by(context), CONTENT: content}
-            options = models.pool_options(pool_id, config, agent, metadata, self.pool_wait(context))
+        def make(pool_id: str, metadata: Mapping[str, str]) -> bool:
+            options = models.pool_options(pool_id, config, agent, metadata, nodes_within)
             if created := self.hook.create_pool(options):
                 made.append(pool_id)
             return created
 
-        claim = Claim(
-            noun="pool",
-            family=self.family(context),
-            epoch=epoch,
-            maker=self.maker(context),
-            content=content,
-            find=self.noticing(self.hook.find_pools),
-            make=make,
-            delete=self.hook.delete_pool,
-            log=self.log,
-        )
-        pool_id = claim.take_named(self.pool_id) if self.pool_id else claim.take()
+        pool_id = belongings.claim("pool", epoch, content, make, named=self.pool_id)
         if not made:
-            self._wake(pool_id, self.pool_wait(context))
+            self._wake(pool_id, nodes_within)
         return pool_id, True
 
     def _wake(self, pool_id: str, nodes_within: timedelta) -> None:
@@ -129,9 +116,7 @@ class UsePoolOperator(SetUpOperator):
     :param pool_id: the pool. One usable node is enough, unless ``min_nodes`` asks for more.
     """
 
-    template_fields: Sequence[str] = (*SetUpOperator.template_fields, "pool_id")
-
-    def __init__(self, *, pool_id: str, **kwargs: Any) -> None:
+    def __init__(self, *, pool_id: Templated[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pool_id = pool_id
 
@@ -139,7 +124,7 @@ class UsePoolOperator(SetUpOperator):
         """Return one node by default: a shared pool need not be whole."""
         return 1 if self.min_nodes is None else self.min_nodes
 
-    def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
+    def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Find the pool."""
         pool = self.hook.find_pool(self.pool_id)
         if pool is None:
@@ -155,21 +140,22 @@ class UsePoolOperator(SetUpOperator):
 class RepurposePoolOperator(UsePoolOperator):
     """Take an existing pool for this run: its nodes stay up, what an earlier run of this workflow left is removed."""
 
-    def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
+    def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Find the pool and remove what is left of earlier jobs."""
-        pool_id, owned = super().acquire_pool(context, epoch)
-        self._clear(context, pool_id)
+        pool_id, owned = super().acquire_pool(work, belongings, epoch)
+        self._clear(work.context, belongings, pool_id)
         return pool_id, owned
 
-    def _clear(self, context: Context, pool_id: str) -> None:
+    def _clear(self, context: Context, belongings: Belongings, pool_id: str) -> None:
         """Delete what earlier runs of this workflow left on the pool: a job's release tasks remove its inputs.
 
         A job with work to do stays, and so does one whose run goes on: between two steps it has no work either.
         """
         for job in self.hook.find_jobs_of_pool(pool_id):
             made_by = job.metadata
-            same = made_by.get("dag_id") == self.dag_id and made_by.get("task_id") == self.task_id
-            if not same or made_by.get(MAKER) in (None, self.maker(context)):
+            mine = {INSTANCE: belongings.maker.instance, "dag_id": self.dag_id, "task_id": self.task_id}
+            same = all(made_by.get(name) == value for name, value in mine.items())
+            if not same or made_by.get(MAKER) in (None, belongings.maker.mark):
                 continue
             run_id = made_by.get("run_id", "")
             if job.state != "completed" and self.hook.has_work(job.entity_id):
@@ -194,15 +180,12 @@ class DeletePoolOperator(BatchWrapOperator):
         default they are kept.
     """
 
-    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "pool_id", "retention_days")
-    setting_names: Sequence[str] = (*BatchWrapOperator.setting_names, "retention_days")
-
     def __init__(
         self,
         *,
-        workspace: Any = None,
-        pool_id: str | None = None,
-        retention_days: int | str | None = None,
+        workspace: Templated[Any] = None,
+        pool_id: Templated[str | None] = None,
+        retention_days: Setting[int | str | None] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -221,16 +204,16 @@ class DeletePoolOperator(BatchWrapOperator):
             workspace = Workspace(self.pool_id, owns_pool=True, job_id="")
         else:
             workspace = Workspace.from_xcom(self.workspace)
-        removed = remove(self, workspace)
-        if removed["failed"]:
-            raise TryAgain(f"Not everything could be removed. Left behind: {'; '.join(removed['failed'])}")
+        removed = remove_workspace(self.hook, self.log, workspace)
+        if removed.failed:
+            raise TryAgain(f"Not everything could be removed. Left behind: {'; '.join(removed.failed)}")
         if (days := self.settings.retention_days) and workspace.output_container:
-            self._delete_old_results(workspace, timedelta(days=days))
-        return {"job_id": removed["job_id"], "pool_id": removed["pool_id"]}
+            self._delete_old_results(context, workspace, timedelta(days=days))
+        return {"job_id": removed.job_id, "pool_id": removed.pool_id}
 
-    def _delete_old_results(self, workspace: Workspace, age: timedelta) -> None:
+    def _delete_old_results(self, context: Context, workspace: Workspace, age: timedelta) -> None:
         # The DAG's own container, or its folder in one that was named and may serve many DAGs.
-        own = workspace.output_container == container_name(self.dag_id)
-        root = "" if own else f"{digest(self.dag_id)}/"
+        maker = self.maker(context)
+        root = "" if workspace.output_container == maker.container else f"{maker.folder}/"
         count = self.hook.delete_blobs_before(workspace.output_container, root, datetime.now(UTC) - age)
         self.log.info("Deleted %s result files older than %s days", count, age.days)

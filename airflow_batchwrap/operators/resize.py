@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from airflow.sdk.exceptions import AirflowTaskTimeout
-
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
-from airflow_batchwrap.operators.base import BatchWrapOperator
-from airflow_batchwrap.waiting import GRACE, TRIGGER_PADDING, pause_after
+from airflow_batchwrap.attempts.trying import Try
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError
+from airflow_batchwrap.hooks.autoscale import DeallocationOption
+from airflow_batchwrap.operators.base import Setting, Templated
+from airflow_batchwrap.operators.waiting import WaitingOperator
+from airflow_batchwrap.triggers.events import ResizeEvent
+from airflow_batchwrap.waiting import GRACE
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_batchwrap.hooks.autoscale import DeallocationOption
     from airflow_batchwrap.hooks.resizing import Resize
     from airflow_batchwrap.hooks.views import PoolView
+    from airflow_batchwrap.triggers.base import WaitTrigger
 
 _SHORTEST_RESIZE = timedelta(minutes=5)  # Batch REST reference, "Pool - Resize": resizeTimeout
 _ENABLE_GAP = 35.0  # seconds: Batch takes one formula in 30 (Batch REST reference, "Pool - Enable Auto Scale")
-_OPTIONS = ("requeue", "terminate", "taskcompletion", "retaineddata")
+_OPTIONS = get_args(DeallocationOption)
 
 
-class ResizePoolOperator(BatchWrapOperator):
+@dataclass
+class ResizeTry(Try):
+    """One try of a resize.
+
+    :param resize: what the pool is to become; None until that is known.
+    :param has_asked: whether this try has asked for it. One that has not asks even where the numbers are right: an
+        earlier request may have ended in an error that is mended by now.
+    :param is_asking: whether Batch is about to take the request.
+    :param stale_until: until then, by ``time.monotonic``, an error may be that of an earlier resize.
+    :param view: the pool as it was seen last.
+    :param line: the last line of progress that is in the log.
+    """
+
+    resize: Resize | None = None
+    has_asked: bool = False
+    is_asking: bool = False
+    stale_until: float = 0.0
+    view: PoolView | None = None
+    line: str = ""
+
+    @property
+    def wanted(self) -> Resize:
+        """What the pool is to become."""
+        if self.resize is None:
+            raise RuntimeError("The resize is not known yet.")
+        return self.resize
+
+
+class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
     """Give a pool other numbers of nodes, and wait until it has them.
 
     On a pool with this package's autoscale formula, the formula's numbers are replaced: it still empties the pool when
@@ -45,30 +75,19 @@ class ResizePoolOperator(BatchWrapOperator):
         Azure for no more.
     """
 
-    template_fields: Sequence[str] = (
-        *BatchWrapOperator.template_fields,
-        "workspace",
-        "pool_id",
-        "target_dedicated_nodes",
-        "target_low_priority_nodes",
-        "target_spot_nodes",
-        "min_nodes",
-        "node_deallocation_option",
-        "pool_wait_timeout",
-    )
-    setting_names: Sequence[str] = (*BatchWrapOperator.setting_names, "pool_wait_timeout")
+    event = ResizeEvent
 
     def __init__(
         self,
         *,
-        workspace: Any = None,
-        pool_id: str | None = None,
-        target_dedicated_nodes: int | str | None = None,
-        target_low_priority_nodes: int | str | None = None,
-        target_spot_nodes: int | str | None = None,
-        min_nodes: int | str | None = None,
-        node_deallocation_option: DeallocationOption | str = "taskcompletion",
-        pool_wait_timeout: timedelta | str = timedelta(minutes=30),
+        workspace: Templated[Any] = None,
+        pool_id: Templated[str | None] = None,
+        target_dedicated_nodes: Templated[int | str | None] = None,
+        target_low_priority_nodes: Templated[int | str | None] = None,
+        target_spot_nodes: Templated[int | str | None] = None,
+        min_nodes: Templated[int | str | None] = None,
+        node_deallocation_option: Templated[DeallocationOption | str] = "taskcompletion",
+        pool_wait_timeout: Setting[timedelta | str] = timedelta(minutes=30),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,27 +100,101 @@ class ResizePoolOperator(BatchWrapOperator):
         self.node_deallocation_option = node_deallocation_option
         self.pool_wait_timeout = pool_wait_timeout
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Ask for the size and wait; return the pool's id, its targets, and how many nodes are usable."""
-        began = time.time()
-        resize = self._wanted()
-        deadline = began + self.settings.pool_wait_timeout.total_seconds()
-        if self.execution_timeout and self.deferrable:
-            # Airflow forgets it while a task is deferred.
-            deadline = min(deadline, began + self.execution_timeout.total_seconds())
-        return self._go_on(resize, deadline, asked=False)
+    # --- the wait
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the wait in the triggerer."""
+    def new_try(self, context: Context) -> ResizeTry:
+        """Return a try that has done nothing yet."""
+        return ResizeTry(context)
+
+    def resumed(self, context: Context, resume: Mapping[str, Any]) -> ResizeTry:
+        """Return the try that goes on after the wait in the triggerer."""
         from airflow_batchwrap.hooks.resizing import Resize
 
-        if error := event.get("error"):
-            raise PoolError(error)
-        return self._go_on(Resize(**event["resume"]["resize"]), event["resume"]["deadline"], asked=True)
+        return ResizeTry(context, resize=Resize(**resume["resize"]), has_asked=True)
 
-    # --- the parts
+    def resume(self, work: ResizeTry) -> dict[str, Any]:
+        """Return what the pool is to become."""
+        return {"resize": asdict(work.wanted)}
 
-    def _wanted(self) -> Resize:
+    def begin(self, work: ResizeTry) -> ResizeEvent | None:
+        """Find out what the pool is to become; the first look asks for it."""
+        work.resize = self._resize()
+        work.deadline = self.deadline(work, work.began, "pool_wait_timeout")
+        return None
+
+    def go_on(self, work: ResizeTry, event: ResizeEvent) -> dict[str, Any]:
+        """Look at the pool again, ask again where Batch has forgotten, and wait on."""
+        if event.kind == "error":
+            raise self.looking_failed(event)
+        return self._wait(work)  # type: ignore[no-any-return]
+
+    def look(self, work: ResizeTry) -> ResizeEvent | None:
+        """Look at the pool, and ask for the size where that is still to do."""
+        from airflow_batchwrap.hooks.resizing import judge_resize
+
+        work.is_asking = False
+        work.view = view = self.hook.view_pool(work.wanted.pool_id)
+        if (line := view.progress()) != work.line:
+            work.line = line
+            self.log.info("Pool %s: %s", view.pool_id, line)
+        verdict = judge_resize(view, work.wanted)
+        if verdict.answer == "ready":
+            return ResizeEvent(kind="changed")
+        if verdict.answer == "ask" or (not work.has_asked and view.allocation_state == "steady"):
+            work.is_asking = True
+            if self._ask(work, view):
+                work.has_asked, work.is_asking = True, False
+            work.stale_until = time.monotonic() + GRACE
+        elif verdict.answer == "failed" and time.monotonic() >= work.stale_until:
+            raise PoolError(verdict.why + self._start_task_output(view.pool_id, verdict.node_id))
+        return None
+
+    def inline_until(self, work: ResizeTry, asked: float) -> float:
+        """Wait on while Batch is about to take the request: in the triggerer there is nothing to wait for then."""
+        return asked + (_ENABLE_GAP if work.is_asking else 0.0)
+
+    def trigger(self, work: ResizeTry, **common: Any) -> WaitTrigger:
+        """Return what looks at the pool in the triggerer."""
+        from airflow_batchwrap.triggers.pool import ResizeTrigger
+
+        return ResizeTrigger(wanted=asdict(work.wanted), **{**common, "identity": None})
+
+    # --- the end
+
+    def settle(self, work: ResizeTry, event: ResizeEvent) -> dict[str, Any]:
+        """Return the pool's id, its targets, and how many nodes are usable.
+
+        :raises PoolError: it did not get the size in time.
+        """
+        if event.kind == "late" or work.view is None:
+            self.give_up(work)
+            raise PoolError(
+                f"Pool {work.wanted.pool_id!r} did not get {work.wanted} within the time that the task has "
+                f"({work.deadline}): {work.line}. Raise it, or accept fewer nodes with min_nodes."
+            )
+        view = work.view
+        return {
+            "pool_id": view.pool_id,
+            "target_dedicated_nodes": view.targets[0],
+            "target_low_priority_nodes": view.targets[1],
+            "usable_nodes": view.usable,
+        }
+
+    def give_up(self, work: ResizeTry) -> None:
+        """Have Azure try no more: the next resize would be refused until it had. A formula goes on by itself."""
+        if work.resize is None:
+            return
+        pool_id = work.resize.pool_id
+        try:
+            view = self.hook.view_pool(pool_id)
+            if not view.autoscale and view.allocation_state == "resizing" and self.hook.stop_resize(pool_id):
+                self.log.info("Stopped the resize of pool %s: it keeps the nodes it has", pool_id)
+        except BatchWrapError as error:
+            self.log.warning("%s", error)
+
+    # --- what is asked for
+
+    def _resize(self) -> Resize:
         """Return what the pool is to become.
 
         :raises ConfigError: the arguments do not say it.
@@ -128,14 +221,7 @@ class ResizePoolOperator(BatchWrapOperator):
     def _numbers(self) -> tuple[int | None, int | None, int | None]:
         """Return the numbers of nodes: dedicated, spot, enough."""
         names = ("target_dedicated_nodes", "target_low_priority_nodes", "target_spot_nodes", "min_nodes")
-        found: dict[str, int | None] = {}
-        for name in names:
-            value = getattr(self, name)
-            digits = str(value).strip()
-            if value is not None and (isinstance(value, bool) or not digits.isdecimal()):
-                raise ConfigError(f"Task {self.task_id!r}: {name} = {value!r}: use a whole number of nodes.")
-            found[name] = None if value is None else int(digits)
-        dedicated, low, spot, enough = (found[name] for name in names)
+        dedicated, low, spot, enough = (self._number(name) for name in names)
         if low is not None and spot is not None and low != spot:
             raise ConfigError(
                 f"Task {self.task_id!r}: target_low_priority_nodes = {low} and target_spot_nodes = {spot} are two "
@@ -151,103 +237,30 @@ class ResizePoolOperator(BatchWrapOperator):
             )
         return dedicated, spot, enough
 
-    def _go_on(self, resize: Resize, deadline: float, asked: bool) -> dict[str, Any]:
-        try:
-            return self._ask_and_wait(resize, deadline, asked)
-        except AirflowTaskTimeout:
-            self._give_up(resize)
-            raise
+    def _number(self, name: str) -> int | None:
+        value = getattr(self, name)
+        if value is None:
+            return None
+        digits = str(value).strip()
+        if isinstance(value, bool) or not digits.isdecimal():
+            raise ConfigError(f"Task {self.task_id!r}: {name} = {value!r}: use a whole number of nodes.")
+        return int(digits)
 
-    def _ask_and_wait(self, resize: Resize, deadline: float, asked: bool) -> dict[str, Any]:
-        """Ask where that is still to do, and wait: a while here, and then in the triggerer.
-
-        :param asked: whether this try has asked already. One that has not asks even where the numbers are right: an
-            earlier request may have ended in an error that is mended by now.
-        """
-        from airflow_batchwrap.hooks.resizing import judge_resize
-
-        began, told = time.monotonic(), ""
-        stale = 0.0  # until then an error may be that of an earlier resize
-        inline = min(deadline, time.time() + self.settings.inline_wait.total_seconds())
-        while True:
-            asking = False
-            try:
-                view = self.hook.view_pool(resize.pool_id)
-                if (line := view.progress()) != told:
-                    told = line
-                    self.log.info("Pool %s: %s", resize.pool_id, line)
-                verdict = judge_resize(view, resize)
-                if verdict.answer == "ready":
-                    return self._done(view)
-                again = not asked and view.allocation_state == "steady"
-                if asking := verdict.answer == "ask" or again:
-                    asking = not self._ask(view, resize, deadline)
-                    asked = asked or not asking
-                    stale = time.monotonic() + GRACE
-                elif verdict.answer == "failed" and time.monotonic() >= stale:
-                    raise PoolError(verdict.why + self._start_task_said(resize.pool_id, verdict.node_id))
-            except TryAgain as error:  # a missed look fails nothing; the deadline does
-                self.log.warning("%s", error)
-            now = time.time()
-            if now >= deadline:
-                self._give_up(resize)
-                raise PoolError(
-                    f"Pool {resize.pool_id!r} did not get {resize} within the time that the task has "
-                    f"(pool_wait_timeout {self.settings.pool_wait_timeout}, execution_timeout "
-                    f"{self.execution_timeout}): {told}. Raise it, or accept fewer nodes with min_nodes."
-                )
-            # There is nothing to wait for in the triggerer while Batch is about to take the request.
-            until = min(deadline, inline + _ENABLE_GAP) if asking else inline
-            if self.deferrable and now >= until:
-                self._defer(resize, deadline)
-            pause = pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds())
-            time.sleep(max(0.0, min(pause, (until if self.deferrable else deadline) - now)))
-
-    def _ask(self, view: PoolView, resize: Resize, deadline: float) -> bool:
+    def _ask(self, work: ResizeTry, view: PoolView) -> bool:
         """Ask for the size; False where Batch takes no such request now."""
-        left = max(_SHORTEST_RESIZE, timedelta(seconds=deadline - time.time()))
+        resize = work.wanted
+        left = max(_SHORTEST_RESIZE, timedelta(seconds=work.deadline.left if work.deadline else 0))
         option = self.node_deallocation_option
         if view.formula is not None:
             formula = view.formula.resized(resize.dedicated, resize.spot, left, option)  # type: ignore[arg-type]
             taken = self.hook.set_formula(resize.pool_id, formula)
         else:
-            # Azure gives up with us, whether or not anybody is there to tell it to.
+            # Azure gives up with us, whether or not anybody is there to ask it to.
             taken = self.hook.resize_pool(resize.pool_id, resize.dedicated, resize.spot, option, left)
         if taken:
             self.log.info("Asked for %s on pool %s", resize, resize.pool_id)
         return taken
 
-    def _defer(self, resize: Resize, deadline: float) -> None:
-        from airflow_batchwrap.triggers.pool import ResizeTrigger
-
-        trigger = ResizeTrigger(
-            wanted=asdict(resize),
-            deadline=deadline,
-            poll_interval=self.settings.poll_interval.total_seconds(),
-            resume={"resize": asdict(resize), "deadline": deadline},
-            **self.connections(),
-        )
-        timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
-        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
-
-    def _give_up(self, resize: Resize) -> None:
-        """Have Azure try no more: the next resize would be refused until it had. A formula goes on by itself."""
-        try:
-            view = self.hook.view_pool(resize.pool_id)
-            if not view.autoscale and view.allocation_state == "resizing" and self.hook.stop_resize(resize.pool_id):
-                self.log.info("Stopped the resize of pool %s: it keeps the nodes it has", resize.pool_id)
-        except BatchWrapError as error:
-            self.log.warning("%s", error)
-
-    def _start_task_said(self, pool_id: str, node_id: str) -> str:
+    def _start_task_output(self, pool_id: str, node_id: str) -> str:
         tail = self.hook.tail_node_file(pool_id, node_id, "startup/stderr.txt").strip() if node_id else ""
         return f"\nThe end of the start task's stderr:\n{tail}" if tail else ""
-
-    @staticmethod
-    def _done(view: PoolView) -> dict[str, Any]:
-        return {
-            "pool_id": view.pool_id,
-            "target_dedicated_nodes": view.targets[0],
-            "target_low_priority_nodes": view.targets[1],
-            "usable_nodes": view.usable,
-        }

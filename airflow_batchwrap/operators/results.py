@@ -20,7 +20,7 @@ from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, TryAgain
 from airflow_batchwrap.hooks.errors import scrub
 from airflow_batchwrap.links.step import ResultsLink, push_results_link
 from airflow_batchwrap.naming import Attempt
-from airflow_batchwrap.operators.base import BatchWrapOperator
+from airflow_batchwrap.operators.base import BatchWrapOperator, Templated
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -56,15 +56,14 @@ class FetchResultsOperator(BatchWrapOperator):
         without a slash, such as ``*.csv``, is of the file's own name, wherever it lies.
     """
 
-    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "workspace", "to", "include")
     operator_extra_links = (ResultsLink(),)
 
     def __init__(
         self,
         *,
-        workspace: Any,
-        to: str | Path = "results",
-        include: str | Sequence[str] = "**/*",
+        workspace: Templated[Any],
+        to: Templated[str | Path] = "results",
+        include: Templated[str | Sequence[str]] = "**/*",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

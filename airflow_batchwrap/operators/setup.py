@@ -4,55 +4,71 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowTaskTimeout
-
-from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
+from airflow_batchwrap.attempts.belongings import Belongings, remove_workspace
+from airflow_batchwrap.attempts.retrying import is_tried_again
+from airflow_batchwrap.attempts.trying import Try
+from airflow_batchwrap.exceptions import BatchWrapError, PoolError
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
-from airflow_batchwrap.operators.base import BatchWrapOperator
+from airflow_batchwrap.operators.base import Setting
 from airflow_batchwrap.operators.jobs import JobOperator
-from airflow_batchwrap.operators.superseded import leave_if_superseded
-from airflow_batchwrap.triggers.cancel import TaskIdentity, state_in_time, was_ended, was_ended_for_good
-from airflow_batchwrap.waiting import TRIGGER_PADDING, pause_after
+from airflow_batchwrap.triggers.cancel import was_ended_for_good
+from airflow_batchwrap.triggers.events import PoolEvent
+from airflow_batchwrap.waiting import Deadline
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_batchwrap.hooks.views import Verdict
+    from airflow_batchwrap.triggers.base import WaitTrigger
+
+_RETURNED = "batchwrap_returned"  # state store: the pool and the job of the workspace that was returned last
 
 
-class SetUpOperator(JobOperator):
+@dataclass
+class SetUpTry(Try):
+    """One try of a set-up.
+
+    :param belongings: what the task has made in this run.
+    :param workspace: what there is of it; None until there is a pool.
+    :param needed: how many usable nodes end the wait; None for all that the pool asks for.
+    :param line: the last line of progress that is in the log.
+    """
+
+    belongings: Belongings | None = None
+    workspace: Workspace | None = None
+    needed: int | None = None
+    line: str = ""
+
+
+class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
     """Get a pool, open a job on it, upload what the steps need; the end is a workspace.
 
     :param pool_wait_timeout: how long to wait for usable nodes.
     :param min_nodes: how many usable nodes are enough; None for the class's own default.
     """
 
-    template_fields: Sequence[str] = (*JobOperator.template_fields, "pool_wait_timeout")
-    setting_names: Sequence[str] = (*JobOperator.setting_names, "pool_wait_timeout")
     operator_extra_links = (PoolLink(), JobLink())
+    event = PoolEvent
 
     def __init__(
         self,
         *,
-        pool_wait_timeout: timedelta | str = timedelta(minutes=30),
+        pool_wait_timeout: Setting[timedelta | str] = timedelta(minutes=30),
         min_nodes: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.pool_wait_timeout = pool_wait_timeout
         self.min_nodes = min_nodes
-        # What this process has done so far; nothing of it outlives a deferral.
-        self._context: Context | None = None
-        self._made: Workspace | None = None
-        self._ended = ""
 
     @abstractmethod
-    def acquire_pool(self, context: Context, epoch: int) -> tuple[str, bool]:
+    def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Return a pool's id, and whether this run owns it.
 
         :raises PoolError: it cannot be had.
@@ -66,173 +82,151 @@ class SetUpOperator(JobOperator):
         """Return how long to wait for them."""
         return self.settings.pool_wait_timeout
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Make the workspace and wait for nodes."""
-        from airflow_batchwrap.hooks.views import judge_pool
+    # --- the wait
 
-        began = time.time()
-        self.has_made = context["ti"].try_number > 1
-        self._context, self._made, self._ended = context, None, ""
-        workspace: Workspace | None = None
-        try:
-            settings, needed, pool_wait = self.settings, self.nodes_needed(context), self.pool_wait(context)
-            archive, files = self.pack(context), self.input_files(context)
-            epoch = self.epoch(context)
-            pool_id, owned = self.acquire_pool(context, epoch)
-            self._made = workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
-            self._made = workspace = self.open_workspace(context, workspace, archive, files)
-            push_pool_links(context, self.hook, workspace)
-            deadline = time.time() + pool_wait.total_seconds()
-            if self.execution_timeout and self.deferrable:
-                # Airflow forgets it while a task is deferred.
-                deadline = min(deadline, began + self.execution_timeout.total_seconds())
-            inline = min(deadline, time.time() + settings.inline_wait.total_seconds())
-            verdict = self._wait(workspace, needed, inline if self.deferrable else deadline)
-            if self._ended:
-                raise PoolError(f"Waiting for pool {pool_id!r} was ended with the Airflow task ({self._ended}).")
-            if verdict is None and self.deferrable and time.time() < deadline:
-                self._defer(context, workspace, needed, deadline)
-            if verdict is None:
-                verdict = judge_pool(self.hook.view_pool(pool_id), needed)
-            return self._settle(context, workspace, verdict)
-        except (Exception, AirflowTaskTimeout):
-            if not self._ended:
-                leave_if_superseded(context, self.log)
-            self._undo(context, workspace)
-            raise
+    def new_try(self, context: Context) -> SetUpTry:
+        """Return a try that has done nothing yet."""
+        return SetUpTry(context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Go on after the wait in the triggerer."""
-        from airflow_batchwrap.hooks.views import Verdict
+    def resumed(self, context: Context, resume: Mapping[str, Any]) -> SetUpTry:
+        """Return the try that goes on after the wait in the triggerer."""
+        return SetUpTry(context, workspace=Workspace.from_xcom(resume["workspace"]), needed=resume.get("needed"))
 
-        workspace = Workspace.from_xcom(event["resume"]["workspace"])
-        self._context, self._made, self._ended = context, workspace, ""
-        try:
-            if error := event.get("error"):
-                raise PoolError(error)
-            verdict = Verdict(**event["verdict"]) if event.get("verdict") else None
-            return self._settle(context, workspace, verdict)
-        except (Exception, AirflowTaskTimeout):
-            if not self._ended:
-                leave_if_superseded(context, self.log)
-            self._undo(context, workspace)
-            raise
+    def resume(self, work: SetUpTry) -> dict[str, Any]:
+        """Return the workspace, and how many nodes it waits for."""
+        return {"workspace": self._of(work).to_xcom(), "needed": work.needed}
 
-    def on_kill(self) -> None:
-        """Remove what this set-up made, if a person has ended it: Airflow runs no teardown then.
-
-        A worker that is shut down leaves it alone, and so does one whose task was cleared: the next try takes it again.
-        """
-        context = self._context
-        if context is None or self._ended:
-            return
-        state = state_in_time(TaskIdentity(**self.identity(context)).state)
-        if not was_ended(state):
-            self.log.info("Left the pool and the job alone: Airflow has the set-up as %s", state)
-            return
-        self._ended = state
-        if was_ended_for_good(state):
-            self.log.info("Removing what this set-up made: it was ended (%s)", state)
-            self._undo(context, self._made)
-
-    # --- the parts
-
-    def _wait(self, workspace: Workspace, needed: int | None, until: float) -> Verdict | None:
-        """Look at the pool until there is a verdict; None where the time is up."""
-        from airflow_batchwrap.hooks.views import judge_pool
-
-        began, told = time.monotonic(), ""
-        while not self._ended:
-            try:
-                view = self.hook.view_pool(workspace.pool_id)
-                if (line := view.progress()) != told:
-                    told = line
-                    self.log.info("Pool %s: %s", workspace.pool_id, line)
-                verdict = judge_pool(view, needed)
-                if verdict.answer != "wait":
-                    return verdict
-            except TryAgain as error:  # a missed look fails nothing; the deadline does
-                self.log.warning("%s", error)
-            left = until - time.time()
-            if left <= 0:
-                return None
-            time.sleep(min(pause_after(time.monotonic() - began, self.settings.poll_interval.total_seconds()), left))
+    def begin(self, work: SetUpTry) -> PoolEvent | None:
+        """Get the pool, and open the job."""
+        context = work.context
+        work.belongings = belongings = self.belongings(context)
+        belongings.has_made = work.number > 1
+        work.needed, pool_wait = self.nodes_needed(context), self.pool_wait(context)
+        archive, files = self.pack(context), self.input_files(context)
+        epoch = self.epoch(context)
+        pool_id, owned = self.acquire_pool(work, belongings, epoch)
+        work.workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
+        work.workspace = self.opening(context, belongings).workspace(work.workspace, archive, files)
+        push_pool_links(context, self.hook, work.workspace)
+        wait = Deadline.after(time.time(), "pool_wait_timeout", pool_wait)
+        work.deadline = self.or_execution_timeout(work, wait)
         return None
 
-    def _defer(self, context: Context, workspace: Workspace, needed: int | None, deadline: float) -> None:
+    def look(self, work: SetUpTry) -> PoolEvent | None:
+        """Look at the pool and its nodes."""
+        from airflow_batchwrap.hooks.views import judge_pool
+
+        view = self.hook.view_pool(self._of(work).pool_id)
+        if (line := view.progress()) != work.line:
+            work.line = line
+            self.log.info("Pool %s: %s", view.pool_id, line)
+        verdict = judge_pool(view, work.needed)
+        return None if verdict.answer == "wait" else PoolEvent(kind="judged", verdict=verdict)
+
+    def trigger(self, work: SetUpTry, **common: Any) -> WaitTrigger:
+        """Return what looks at the pool in the triggerer."""
         from airflow_batchwrap.triggers.pool import PoolTrigger
 
-        trigger = PoolTrigger(
+        workspace = self._of(work)
+        return PoolTrigger(
             pool_id=workspace.pool_id,
-            min_nodes=needed,
+            min_nodes=work.needed,
             job_id=workspace.job_id,
             owns_pool=workspace.owns_pool,
-            identity=self.identity(context),
-            deadline=deadline,
-            poll_interval=self.settings.poll_interval.total_seconds(),
-            resume={"workspace": workspace.to_xcom()},
-            **self.connections(),
+            **common,
         )
-        timeout = timedelta(seconds=max(0.0, deadline - time.time()) + TRIGGER_PADDING)
-        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
-    def _settle(self, context: Context, workspace: Workspace, verdict: Verdict | None) -> dict[str, Any]:
+    # --- the end
+
+    def settle(self, work: SetUpTry, event: PoolEvent) -> dict[str, Any]:
         """Return the workspace of a pool that is ready.
 
         :raises PoolError: it is not.
         """
-        if verdict is not None and verdict.answer == "ready":
-            # So that `create.output["pool_id"]` names the pool for another workflow.
-            context["ti"].xcom_push(key="pool_id", value=workspace.pool_id)
-            context["ti"].xcom_push(key="job_id", value=workspace.job_id)
-            return workspace.to_xcom()
-        if verdict is None or verdict.answer == "wait":
-            told = self.hook.view_pool(workspace.pool_id).progress()
-            limit = self.pool_wait(context)
-            name = "pool_wait_timeout"
-            if self.execution_timeout and self.execution_timeout < limit:
-                limit, name = self.execution_timeout, "execution_timeout"
-            raise PoolError(
-                f"Pool {workspace.pool_id!r} was not ready within {limit.total_seconds() / 60:.3g} min: {told}. "
-                f"Raise {name}, or accept fewer nodes with min_nodes."
-            )
-        why = verdict.why
-        if verdict.node_id:
-            for name in ("stderr", "stdout"):
-                tail = self.hook.tail_node_file(workspace.pool_id, verdict.node_id, f"startup/{name}.txt").strip()
-                if tail:
-                    why += f"\nThe end of the start task's {name}:\n{tail}"
-                    break
-        raise PoolError(why)
+        from airflow_batchwrap.hooks.views import judge_pool
 
-    def _undo(self, context: Context, workspace: Workspace | None) -> None:
-        """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown."""
-        if self._ended and not was_ended_for_good(self._ended):
-            return  # cleared: the next try takes it again
-        left = remove(self, workspace)["failed"] if workspace is not None else []
-        if not left and self.has_made:
-            left = self.remove_made(context, "job", "pool")
+        if event.kind == "error":
+            raise self.looking_failed(event)
+        workspace = self._of(work)
+        verdict = event.verdict or judge_pool(self.hook.view_pool(workspace.pool_id), work.needed)
+        if verdict.answer == "wait":
+            raise self._late(work, workspace)
+        if verdict.answer == "failed":
+            raise PoolError(verdict.why + self._start_task_output(workspace, verdict))
+        work.context["task_state_store"].set(_RETURNED, [workspace.pool_id, workspace.job_id])
+        # So that `create.output["pool_id"]` names the pool for another workflow.
+        work.context["ti"].xcom_push(key="pool_id", value=workspace.pool_id)
+        work.context["ti"].xcom_push(key="job_id", value=workspace.job_id)
+        return workspace.to_xcom()
+
+    def end(self, work: SetUpTry) -> None:
+        """Remove what this set-up made: Airflow runs no teardown for a set-up that a person has ended.
+
+        One that was cleared leaves it: the next try takes it again.
+        """
+        if was_ended_for_good(work.ended):
+            self.log.info("Removing what this set-up made")
+            self._remove(work)
+
+    def ended_error(self, work: SetUpTry) -> BatchWrapError:
+        """Return the error of a wait that a person has ended."""
+        pool_id = self._of(work).pool_id
+        return PoolError(f"Waiting for pool {pool_id!r} was ended with the Airflow task ({work.ended}).")
+
+    def undo(self, work: SetUpTry, error: BaseException) -> None:
+        """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown.
+
+        What another try goes on with stays. So does what the set-up has returned before, when it succeeded and was
+        cleared after that: steps that were not cleared may run there. It empties itself, and the sweep removes it.
+        """
+        if work.ended:
+            if was_ended_for_good(work.ended):
+                self._remove(work)
+        elif not is_tried_again(error, work.number, work.context["ti"].max_tries):
+            self._remove(work, spare=self._returned(work))
+
+    # --- the parts
+
+    @staticmethod
+    def _returned(work: SetUpTry) -> list[str]:
+        """Return the ids of the pool and the job that an earlier try has returned."""
+        stored: Any = work.context["task_state_store"].get(_RETURNED)
+        return [str(item) for item in stored] if isinstance(stored, list) else []
+
+    def _remove(self, work: SetUpTry, spare: Collection[str] = ()) -> None:
+        """Remove what this task made in this run.
+
+        :param spare: the ids of what stays.
+        """
+        left: list[str] = []
+        if (there := work.workspace) is not None:
+            job_id = "" if there.job_id in spare else there.job_id
+            mine = replace(there, job_id=job_id, owns_pool=there.owns_pool and there.pool_id not in spare)
+            left += remove_workspace(self.hook, self.log, mine).failed
+        if not left and work.belongings is not None and work.belongings.has_made:
+            left = work.belongings.remove("job", "pool", spare=spare)
         if left:
             self.log.error("Left behind after the failed set-up: %s", "; ".join(left))
 
+    def _late(self, work: SetUpTry, workspace: Workspace) -> BatchWrapError:
+        progress = self.hook.view_pool(workspace.pool_id).progress()
+        limit = work.deadline
+        minutes = limit.limit.total_seconds() / 60 if limit else 0
+        return PoolError(
+            f"Pool {workspace.pool_id!r} was not ready within {minutes:.3g} min: {progress}. "
+            f"Raise {limit.name if limit else 'pool_wait_timeout'}, or accept fewer nodes with min_nodes."
+        )
 
-def remove(operator: BatchWrapOperator, workspace: Workspace) -> dict[str, Any]:
-    """Delete a workspace's job, and its pool if the run owns it; one's failure does not keep the other.
+    def _start_task_output(self, workspace: Workspace, verdict: Verdict) -> str:
+        """Return the end of what a start task that failed has printed."""
+        for name in ("stderr", "stdout") if verdict.node_id else ():
+            tail = self.hook.tail_node_file(workspace.pool_id, verdict.node_id, f"startup/{name}.txt").strip()
+            if tail:
+                return f"\nThe end of the start task's {name}:\n{tail}"
+        return ""
 
-    :return: ``job_id`` and ``pool_id`` that were removed, None where there was none; ``failed``, what could not be.
-    """
-    removed: dict[str, Any] = {"job_id": None, "pool_id": None, "failed": []}
-    ends: list[tuple[str, str, Callable[[str], bool]]] = [("job_id", workspace.job_id, operator.hook.delete_job)]
-    if workspace.owns_pool:
-        ends.append(("pool_id", workspace.pool_id, operator.hook.delete_pool))
-    for name, entity_id, delete in ends:
-        noun = name.removesuffix("_id")
-        if not entity_id:
-            continue
-        try:
-            if delete(entity_id):
-                removed[name] = entity_id
-                operator.log.info("Removed %s %s", noun, entity_id)
-        except BatchWrapError as error:
-            removed["failed"].append(f"{noun} {entity_id} ({error})")
-    return removed
+    @staticmethod
+    def _of(work: SetUpTry) -> Workspace:
+        if work.workspace is None:
+            raise RuntimeError("The set-up has no pool yet.")
+        return work.workspace

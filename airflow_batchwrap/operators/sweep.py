@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap import sweep
 from airflow_batchwrap.config.durations import parse_duration
 from airflow_batchwrap.exceptions import ConfigError, TryAgain
-from airflow_batchwrap.operators.base import BatchWrapOperator
+from airflow_batchwrap.operators.base import BatchWrapOperator, Templated
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -25,9 +24,9 @@ class SweepOrphansOperator(BatchWrapOperator):
     :param older_than: also let go of what runs unknown to this Airflow made, once it is older than this.
     """
 
-    template_fields: Sequence[str] = (*BatchWrapOperator.template_fields, "older_than")
-
-    def __init__(self, *, delete: bool = False, older_than: timedelta | str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, delete: bool = False, older_than: Templated[timedelta | str | None] = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.delete = delete
         self.older_than = older_than

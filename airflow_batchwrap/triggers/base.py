@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_batchwrap.exceptions import BatchWrapError, TryAgain
+from airflow_batchwrap.triggers.events import Event
 from airflow_batchwrap.waiting import pause_after
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ _endings: set[asyncio.Task[None]] = set()
 
 
 class WaitTrigger(BaseTrigger):
-    """Look at something again and again until there is something to say, or the deadline has passed.
+    """Look at something again and again until it calls for the operator, or the deadline has passed.
 
     The event always comes: where looking itself fails for good, the event carries the reason, so that the operator
     cleans up as after any failure. (A trigger that raised would fail the task behind the operator's back.)
+
+    A subclass names its kind of event, adds its own arguments, and looks::
+
+        class JobTrigger(WaitTrigger):
+            event = JobEvent
+            arguments = (*WaitTrigger.arguments, "job_id")
+
+            async def look(self, hook, client): ...
 
     :param deadline: seconds since 1970, absolute: a moved or restarted trigger waits no longer for it.
     :param poll_interval: the longest pause between two looks, in seconds.
@@ -42,6 +51,7 @@ class WaitTrigger(BaseTrigger):
         ended on the service when the task is.
     """
 
+    event: ClassVar[type[Event]] = Event  # the kind of event that it fires
     arguments: tuple[str, ...] = (
         "deadline",
         "poll_interval",
@@ -74,29 +84,29 @@ class WaitTrigger(BaseTrigger):
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return path, {name: getattr(self, name) for name in self.arguments}
 
-    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
-        """Look once; return what to say, or None to go on waiting.
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> Event | None:
+        """Look once; return the event that ends the wait, or None to go on waiting.
 
         Not abstract: a trigger that overrides :meth:`wait`, as that of a step does, looks at nothing by itself.
         """
         raise NotImplementedError
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait until there is something to say."""
+        """Wait, and fire."""
         began = time.monotonic()
         try:
-            said = await self.wait()
+            event = await self.wait()
         except BatchWrapError as error:
-            said = {"error": str(error)}
+            event = self.event.failed(str(error))
         except Exception as error:
             self.log.exception("Waiting failed")
-            said = {"error": f"Waiting failed in the triggerer: {type(error).__name__}"}
+            event = self.event.failed(f"Waiting failed in the triggerer: {type(error).__name__}")
         if self.task_instance is not None:  # in `dag.test()` there is none, and no scheduler
             await asyncio.sleep(_SOONEST - (time.monotonic() - began))
-        yield TriggerEvent({"resume": self.resume, **said})  # type: ignore[no-untyped-call]
+        yield TriggerEvent({"resume": self.resume, **event.to_json()})  # type: ignore[no-untyped-call]
 
-    async def wait(self) -> dict[str, Any]:
-        """Look again and again; return what there is to say at last, ``late`` where the deadline has passed."""
+    async def wait(self) -> Event:
+        """Look again and again; return the event that ends the wait, ``late`` where the deadline has passed."""
         from airflow_batchwrap.hooks.batch import BatchWrapHook
 
         hook = BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
@@ -109,8 +119,8 @@ class WaitTrigger(BaseTrigger):
                     async with asyncio.timeout(max(self.deadline - time.time(), _LAST_LOOK)):
                         if client is None:
                             client = await stack.enter_async_context(hook.async_batch())
-                        if (said := await self.look(hook, client)) is not None:
-                            return said
+                        if (event := await self.look(hook, client)) is not None:
+                            return event
                     unexpected = 0
                 except TimeoutError:
                     self.log.warning("The Batch account did not answer before the deadline")
@@ -125,7 +135,7 @@ class WaitTrigger(BaseTrigger):
                     self.log.warning("A look failed: %s", type(error).__name__)
                 left = self.deadline - time.time()
                 if left <= 0:
-                    return {"late": True}
+                    return self.event.late()
                 await asyncio.sleep(min(pause_after(time.monotonic() - began, self.poll_interval), left))
 
     # --- an end by a person

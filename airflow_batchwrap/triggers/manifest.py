@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.triggers.base import WaitTrigger
+from airflow_batchwrap.triggers.events import ManifestEvent
 
 if TYPE_CHECKING:
     from azure.batch.aio import BatchClient
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class ManifestTrigger(WaitTrigger):
     """Fire when all Batch tasks of a job are over, when too many have failed, or when none can ever start.
 
-    A round is one request, however many Batch tasks there are: the job is the manifest's own, so its counts are.
+    A look is one request, however many Batch tasks there are: the job is the manifest's own, so its counts are.
 
     :param pool_id: the pool it runs on.
     :param job_id: the job.
@@ -25,6 +26,7 @@ class ManifestTrigger(WaitTrigger):
     :param allowed: how many of them may fail.
     """
 
+    event = ManifestEvent
     arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "expected", "allowed")
 
     def __init__(self, *, pool_id: str, job_id: str, expected: int, allowed: int, **kwargs: Any) -> None:
@@ -35,7 +37,7 @@ class ManifestTrigger(WaitTrigger):
         self.allowed = allowed
         self._watch: JobWatch | None = None
 
-    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> ManifestEvent | None:
         """Count the Batch tasks, and look closer where the counts ask for it."""
         from airflow_batchwrap.hooks.manifest import JobWatch, judge_stall
 
@@ -43,11 +45,11 @@ class ManifestTrigger(WaitTrigger):
             self._watch = JobWatch(self.expected, self.allowed, self.log)
         answer = self._watch.judge(await hook.acount_tasks(client, self.job_id))
         if answer in ("beyond", "gone"):
-            return {answer: True}
+            return ManifestEvent(kind=answer)
         if answer == "prove" and not await hook.ahas_work(client, self.job_id):
-            return {"over": True}
+            return ManifestEvent(kind="over")
         if answer == "ask":
-            return judge_stall(await hook.aview_wait(client, self.job_id, self.pool_id))
+            return ManifestEvent.of_stall(judge_stall(await hook.aview_wait(client, self.job_id, self.pool_id)))
         return None
 
     async def end(self, hook: BatchWrapHook) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.triggers.base import WaitTrigger
+from airflow_batchwrap.triggers.events import PoolEvent, ResizeEvent
 
 if TYPE_CHECKING:
     from azure.batch.aio import BatchClient
@@ -24,6 +24,7 @@ class PoolTrigger(WaitTrigger):
     :param owns_pool: whether the pool goes as well.
     """
 
+    event = PoolEvent
     arguments = (*WaitTrigger.arguments, "pool_id", "min_nodes", "job_id", "owns_pool")
 
     def __init__(
@@ -34,18 +35,18 @@ class PoolTrigger(WaitTrigger):
         self.min_nodes = min_nodes
         self.job_id = job_id
         self.owns_pool = owns_pool
-        self._told = ""
+        self._line = ""
 
-    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> PoolEvent | None:
         """Look at the pool and its nodes."""
         from airflow_batchwrap.hooks.views import judge_pool
 
         view = await hook.aview_pool(client, self.pool_id)
-        if (line := view.progress()) != self._told:
-            self._told = line
+        if (line := view.progress()) != self._line:
+            self._line = line
             self.log.info("%s", line)
         verdict = judge_pool(view, self.min_nodes)
-        return None if verdict.answer == "wait" else {"verdict": asdict(verdict)}
+        return None if verdict.answer == "wait" else PoolEvent(kind="judged", verdict=verdict)
 
     def ends_in(self, state: str) -> bool:
         """Return whether no other try follows: one that does takes the pool and the job again."""
@@ -74,21 +75,21 @@ class ResizeTrigger(WaitTrigger):
     :param wanted: the fields of a :class:`~airflow_batchwrap.hooks.resizing.Resize`.
     """
 
+    event = ResizeEvent
     arguments = (*WaitTrigger.arguments, "wanted")
 
     def __init__(self, *, wanted: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.wanted = wanted
-        self._told = ""
+        self._line = ""
 
-    async def look(self, hook: BatchWrapHook, client: BatchClient) -> dict[str, Any] | None:
+    async def look(self, hook: BatchWrapHook, client: BatchClient) -> ResizeEvent | None:
         """Look at the pool and its nodes."""
         from airflow_batchwrap.hooks.resizing import Resize, judge_resize
 
         resize = Resize(**self.wanted)
         view = await hook.aview_pool(client, resize.pool_id)
-        if (line := view.progress()) != self._told:
-            self._told = line
+        if (line := view.progress()) != self._line:
+            self._line = line
             self.log.info("%s", line)
-        answer = judge_resize(view, resize).answer
-        return None if answer == "wait" else {"answer": answer}
+        return None if judge_resize(view, resize).answer == "wait" else ResizeEvent(kind="changed")

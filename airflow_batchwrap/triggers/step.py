@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.naming import BatchTaskKey
 from airflow_batchwrap.triggers.base import WaitTrigger
+from airflow_batchwrap.triggers.events import StepEvent
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BatchTaskTrigger(WaitTrigger):
-    """Fire when a Batch task is over or can never start; tell what it prints meanwhile.
+    """Fire when a Batch task is over or can never start; log what it prints meanwhile.
 
     All of these that wait for one job's Batch tasks share its watcher, and with it the requests.
 
@@ -24,11 +25,12 @@ class BatchTaskTrigger(WaitTrigger):
     :param job_id: its Batch job.
     :param batch_task_id: its id.
     :param began: when the wait began, in seconds since 1970: the longer it has lasted, the longer the pauses.
-    :param told: the last state that the log knows.
-    :param output: how far its output was told; None to tell nothing of it.
+    :param last_state: the last state that is in the log.
+    :param output: how far its output is in the log; None to log nothing of it.
     """
 
-    arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "batch_task_id", "began", "told", "output")
+    event = StepEvent
+    arguments = (*WaitTrigger.arguments, "pool_id", "job_id", "batch_task_id", "began", "last_state", "output")
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class BatchTaskTrigger(WaitTrigger):
         job_id: str,
         batch_task_id: str,
         began: float = 0.0,
-        told: str = "",
+        last_state: str = "",
         output: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -46,10 +48,10 @@ class BatchTaskTrigger(WaitTrigger):
         self.job_id = job_id
         self.batch_task_id = batch_task_id
         self.began = began
-        self.told = told
+        self.last_state = last_state
         self.output = output
 
-    async def wait(self) -> dict[str, Any]:
+    async def wait(self) -> StepEvent:
         """Wait in the job's watcher."""
         from airflow_batchwrap.hooks.output import OutputTail
         from airflow_batchwrap.triggers.watch import Waiter, Watcher, WatchKey
@@ -58,39 +60,39 @@ class BatchTaskTrigger(WaitTrigger):
         waited = max(0.0, time.time() - self.began) if self.began else 0.0
         tail = None if self.output is None else OutputTail.from_json(self.output)
         waiter = Waiter(self.batch_task_id, time.monotonic() - waited, self.poll_interval, tail)
-        said: dict[str, Any] | None = None
+        event: StepEvent | None = None
         async with Watcher.joined(key, waiter):
-            while said is None:
+            while event is None:
                 left = self.deadline - time.time()
                 if left <= 0:
-                    said = {"late": True}
+                    event = StepEvent.late()
                     break
                 try:
                     async with asyncio.timeout(left):
-                        said = self._read(await waiter.updates.get())
+                        event = self._read(await waiter.updates.get())
                 except TimeoutError:
-                    said = {"late": True}
-        return {**said, "output": None if tail is None else tail.to_json()}
+                    event = StepEvent.late()
+        return replace(event, output=None if tail is None else tail.to_json())
 
-    def _read(self, update: Update) -> dict[str, Any] | None:
-        """Tell the log what an update says; return what ends the wait."""
-        from airflow_batchwrap.hooks.views import told_of
+    def _read(self, update: Update) -> StepEvent | None:
+        """Log what an update says; return the event that ends the wait."""
+        from airflow_batchwrap.hooks.views import state_line
 
         for line in update.lines:
             self.log.info("%s", line)
         if update.warning:
             self.log.warning("%s", update.warning)
         if update.error:
-            return {"error": update.error}
+            return StepEvent.failed(update.error)
         if update.stuck is not None:
-            return {"stuck": asdict(update.stuck)}
+            return StepEvent(kind="stuck", stuck=update.stuck)
         view = update.view
         if view is None:
             return None
         if view.over:
-            return {"view": view.to_json()}
-        if (line := told_of(view)) != self.told:
-            self.told = line
+            return StepEvent(kind="over", view=view)
+        if (line := state_line(view)) != self.last_state:
+            self.last_state = line
             self.log.info("Batch task %s is %s", self.batch_task_id, line)
         return None
 

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
+from airflow_batchwrap.attempts.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.exceptions import PoolError, Throttled, TryAgain
 from airflow_batchwrap.hooks.views import EntityView
-from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
 
 OURS = {MAKER: "me", CONTENT: "this"}
 

@@ -11,10 +11,10 @@ import pytest
 
 from airflow_batchwrap.config import Manifest
 from airflow_batchwrap.exceptions import ConfigError
-from airflow_batchwrap.hooks.manifest import Counts, JobWatch, duration, judge_stall
+from airflow_batchwrap.hooks.manifest import Counts, JobWatch, Stall, duration, judge_stall
 from airflow_batchwrap.hooks.views import NodeView, PoolView, TaskView, WaitView
-from airflow_batchwrap.operators.rounds import allowed_failures, left_of
-from airflow_batchwrap.operators.rows import Row, count, entries_of, from_data, to_file
+from airflow_batchwrap.manifests.rounds import allowed_failures, left_of
+from airflow_batchwrap.manifests.rows import Row, count, entries_of, from_data, to_file
 
 LOG = logging.getLogger("test_manifest")
 
@@ -78,8 +78,8 @@ def test_where_nothing_runs_one_asks_why_and_less_often_with_time() -> None:
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        (WaitView("deleting"), {"gone": True}),
-        (WaitView("completed", "MaxWallClockTimeExpiry"), {"ended": "MaxWallClockTimeExpiry"}),
+        (WaitView("deleting"), Stall("gone")),
+        (WaitView("completed", "MaxWallClockTimeExpiry"), Stall("ended", "MaxWallClockTimeExpiry")),
         (WaitView("active", pool=PoolView("p", "active", "steady", target=1, nodes=(NodeView("n", "idle"),))), None),
     ],
 )
@@ -90,7 +90,8 @@ def test_a_stall_has_its_reason(view: WaitView, words: Any) -> None:
 def test_a_stall_of_the_pool_has_its_reason() -> None:
     found = judge_stall(WaitView("active", pool=PoolView("p", "missing")))
     assert found is not None
-    assert "was deleted" in found["stuck"]["why"]
+    assert found.stuck is not None
+    assert "was deleted" in found.stuck.why
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7325, "2 h 2 min")])

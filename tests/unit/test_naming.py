@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_batchwrap import naming
-from airflow_batchwrap.naming import Attempt
+from airflow_batchwrap.naming import Attempt, Maker
 
 LEGAL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
@@ -20,7 +20,7 @@ texts = st.text(min_size=1, max_size=300)
 def test_setup_ids_are_legal_and_tell_their_order(
     dag: str, scope: str, task: str, run: str, index: int, epoch: int, number: int
 ) -> None:
-    family = naming.setup_family(dag, scope, task, run, index)
+    family = Maker("here", dag, run, task, index, scope).family
     suffix = naming.setup_suffix(epoch, number)
     assert LEGAL.fullmatch(family + suffix)
     assert naming.setup_order(suffix) == (epoch, number)
@@ -43,31 +43,40 @@ def test_step_ids_are_legal_and_begin_with_their_family(task: str, index: int, e
 
 @given(st.lists(st.tuples(texts, texts), min_size=2, max_size=6, unique=True))
 def test_two_originals_never_share_an_id(originals: list[tuple[str, str]]) -> None:
-    ids = {naming.setup_family(dag, dag, "create", run, -1).lower() for dag, run in originals}
+    ids = {Maker("here", dag, run, "create", scope=dag).family.lower() for dag, run in originals}
     assert len(ids) == len(originals)
 
 
 def test_ids_that_differ_by_case_differ() -> None:
     # Batch compares without regard to case, Airflow does not.
-    one, other = (naming.setup_family("pi", "pi", "pi.create", run, -1) for run in ("Run", "run"))
+    one, other = (Maker("here", "pi", run, "pi.create", scope="pi").family for run in ("Run", "run"))
     assert one.lower() != other.lower()
 
 
 def test_two_set_ups_of_one_group_have_ids_of_their_own() -> None:
-    one, other = (naming.setup_family("pi", "g", task, "run", -1) for task in ("g.a", "g.b"))
+    one, other = (Maker("here", "pi", "run", task, scope="g").family for task in ("g.a", "g.b"))
     assert one != other
 
 
 def test_ids_are_readable() -> None:
     run = "manual__2026-11-22T19:00:01.512345+00:00"
-    assert naming.setup_family("pi", "pi", "pi.create", run, -1).startswith("pi-manual-20261122T190001-")
+    assert Maker("here", "pi", run, "pi.create", scope="pi").family.startswith("pi-manual-20261122T190001-")
     assert naming.step_id("pi.1_extract", 3, Attempt(2, 4)).startswith("1_extract-3-")
     assert naming.step_id("pi.1_extract", 3, Attempt(2, 4)).endswith("-e2-a4")
 
 
 @given(texts)
 def test_container_names_are_legal(dag: str) -> None:
-    assert CONTAINER.fullmatch(naming.container_name(dag))
+    assert CONTAINER.fullmatch(naming.container_name(dag, "here"))
+
+
+def test_two_airflows_share_no_name() -> None:
+    one, other = (Maker(instance, "pi", "scheduled__2026-11-22", "pi.create", scope="pi") for instance in ("a", "b"))
+    assert one.family != other.family
+    assert one.mark != other.mark
+    assert one.container != other.container
+    assert one.folder != other.folder
+    assert one.metadata("1", 1)["batchwrap_instance"] == "a"
 
 
 def test_runs_have_folders_of_their_own() -> None:

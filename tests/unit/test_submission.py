@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from airflow_batchwrap.attempts.submission import Submission, choose_attempt, plain_values
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.hooks.views import TaskView
 from airflow_batchwrap.naming import Attempt
 from airflow_batchwrap.operators.results import _matches
-from airflow_batchwrap.operators.submission import Submission, choose_attempt, plain_values
 from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference, Workspace
 
 FAILED = TaskView("completed", exit_code=1, failure_code="FailureExitCode")

@@ -104,12 +104,12 @@ def left_behind(hook: BatchWrapHook) -> Callable[[], list[str]]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tasks are tried again at once: ``dag.test()`` sits a delay out."""
-    from airflow_batchwrap.operators import base
+    from airflow_batchwrap.attempts import retrying
 
-    monkeypatch.setattr(base, "_OWN_DELAY", timedelta(seconds=0.1))
-    base.retry_policy.cache_clear()
+    monkeypatch.setattr(retrying, "OWN_DELAY", timedelta(seconds=0.1))
+    retrying.retry_policy.cache_clear()
     yield
-    base.retry_policy.cache_clear()
+    retrying.retry_policy.cache_clear()
 
 
 @pytest.fixture
@@ -282,7 +282,6 @@ class Bench:
         # Each try is a process of its own on a worker.
         operator.__dict__.pop("hook", None)
         operator.__dict__.pop("settings", None)
-        operator.has_made = False
         begun = Try(operator, self.context(operator, **of_context))
         self.xcoms = begun.context["ti"].xcoms
         try:

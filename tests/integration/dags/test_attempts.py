@@ -114,19 +114,27 @@ def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
     assert bench.run(work, try_number=3)["attempt"] == 2
 
 
-def test_another_call_is_not_taken_for_the_same(bench: Any, workspace: dict[str, Any]) -> None:
-    from airflow_batchwrap import ConfigError
-
-    work = step(bench, workspace, "2_echo", args=["one"], environment={"SECRET": "hush"})
+def test_another_call_ends_the_old_one_and_is_the_next_attempt(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = step(bench, workspace, "3_slow", args=["{{ ts }}"])
     bench.submit(work)
-    work.args = ["another"]
-    with pytest.raises(ConfigError, match="exists with another"):
-        bench.run(work, try_number=2)
-    work.args, work.environment = ["one"], {"SECRET": "louder"}
-    with pytest.raises(ConfigError, match="exists with another") as told:
-        bench.run(work, try_number=2)
-    assert "hush" not in str(told.value)
-    assert "louder" not in str(told.value)
+    until(lambda: batch_tasks()["e1-a1"].state == "running")
+    work.step, work.args = "2_echo.py", ["rendered anew"]
+    assert bench.run(work, try_number=2) == ["rendered anew"]
+    until(lambda: batch_tasks()["e1-a1"].state == "completed")
+    assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
+    assert "the next attempt takes its place" in "".join(capfd.readouterr())
+
+
+def test_an_environment_that_is_rendered_anew_is_the_same_call(
+    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+) -> None:
+    work = step(bench, workspace, "2_echo", args=["one"], environment={"TOKEN": "first"})
+    bench.submit(work)
+    work.environment = {"TOKEN": "second"}
+    assert bench.run(work, try_number=2) == ["one"]
+    assert sorted(batch_tasks()) == ["e1-a1"]
 
 
 def test_a_cleared_step_starts_over_and_ends_what_still_runs(

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -154,18 +155,53 @@ def test_a_deferred_try_that_died_is_gone_on_with(
     assert len(jobs_of(client, bench)) <= 1
 
 
-def test_another_manifest_is_not_taken_for_the_same(bench: Any, workspace: dict[str, Any], client: BatchClient) -> None:
-    from airflow_batchwrap import ConfigError
-
+def test_another_manifest_ends_the_old_job_and_begins_with_its_next_attempts(
+    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook, capfd: pytest.CaptureFixture[str]
+) -> None:
     shut, _ = bench.gate()
     work = manifest(bench, workspace, [{"command": shut}])
     bench.submit(work)
     work.manifest = [{"command": "true"}]
-    with pytest.raises(ConfigError, match="another manifest"):
-        bench.run(work, try_number=2)
+    result = bench.run(work, try_number=2)
+    assert {(row["attempt"], row["state"]) for row in hook.table_rows(result)} == {(2, "succeeded")}
     assert jobs_of(client, bench, "active") == []
-    # A person clears it.
-    assert bench.run(work, try_number=2, cleared=1)["succeeded"] == 1
+    assert "has another manifest" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("rerun", ["failed", "all"])
+def test_a_clear_runs_what_did_not_succeed_or_all_of_it(
+    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, tmp_path: Path, rerun: str
+) -> None:
+    gate = tmp_path / "gate"
+    entries = [["2_odd.py", [number, str(gate)]] for number in range(4)]
+    work = manifest(bench, workspace, entries, max_failures=2, rerun=rerun)
+    first = bench.run(work)
+    assert (first["succeeded"], first["failed"]) == (2, 2)
+    gate.touch()  # the reason is mended
+    second = bench.run(work, try_number=2, cleared=1)
+    assert (second["succeeded"], second["failed"]) == (4, 0)
+    attempts = [row["attempt"] for row in hook.table_rows(second)]
+    assert attempts == ([1, 2, 1, 2] if rerun == "failed" else [2, 2, 2, 2])
+    # And once more, where nothing is left.
+    third = bench.run(work, try_number=3, cleared=2)
+    attempts = [row["attempt"] for row in hook.table_rows(third)]
+    assert attempts == ([1, 2, 1, 2] if rerun == "failed" else [3, 3, 3, 3])
+
+
+def test_a_clear_of_another_task_starts_nothing_anew(
+    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient, tmp_path: Path
+) -> None:
+    marks, (shut, gate) = tmp_path / "marks", bench.gate()
+    work = manifest(bench, workspace, [{"command": f"echo x >> {marks}; {shut}"}])
+    bench.submit(work)
+    (job,) = jobs_of(client, bench)
+    until(marks.exists)
+    context = bench.context(work, try_number=2)  # the worker or the triggerer died
+    context["dag_run"] = SimpleNamespace(clear_number=1)  # and a person cleared another task of the run
+    gate.touch()
+    result = work.execute(context)
+    assert {row["job_id"] for row in hook.table_rows(result)} == {job.id}
+    assert marks.read_text() == "x\n"
 
 
 @pytest.mark.parametrize("tolerated", [4, "40%", 0.4])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_batchwrap.triggers.base import WaitTrigger
+from airflow_batchwrap.triggers.events import Event, PoolEvent
 from airflow_batchwrap.triggers.pool import PoolTrigger
 from airflow_batchwrap.triggers.step import BatchTaskTrigger
 
@@ -66,7 +67,7 @@ async def test_a_service_that_does_not_answer_is_waited_for_until_the_deadline(
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         set_connection(monkeypatch, local_service, extra={"account_url": url})
         began = time.monotonic()
-        assert await event(PoolTrigger(pool_id="p", min_nodes=None, **common(2))) == {"late": True}
+        assert await event(PoolTrigger(pool_id="p", min_nodes=None, **common(2))) == PoolEvent.late().to_json()
     assert 2 <= time.monotonic() - began < 10
     told = "".join(capfd.readouterr())
     assert "not answer" in told
@@ -110,20 +111,23 @@ class Clumsy(WaitTrigger):
 
     failures = 0
 
-    async def look(self, hook: Any, client: Any) -> dict[str, Any] | None:
+    async def look(self, hook: Any, client: Any) -> Event | None:
         self.failures -= 1
         if self.failures >= 0:
             raise ZeroDivisionError("secret=abc")
-        return {"seen": True}
+        return Event(kind="seen")
 
 
 async def test_a_look_may_fail_a_few_times(connections: None) -> None:
     trigger = Clumsy(**common())
     trigger.poll_interval = 0.01
     trigger.failures = 5
-    assert await event(trigger) == {"seen": True}
+    assert await event(trigger) == {"kind": "seen", "error": ""}
     trigger.failures = 6
-    assert await event(trigger) == {"error": "Waiting failed in the triggerer: ZeroDivisionError"}
+    assert await event(trigger) == {
+        "kind": "error",
+        "error": "Waiting failed in the triggerer: ZeroDivisionError",
+    }
 
 
 async def test_an_event_leaves_airflow_time_to_hear_that_the_task_went(
@@ -138,7 +142,7 @@ async def test_an_event_leaves_airflow_time_to_hear_that_the_task_went(
     trigger, instance = Clumsy(**common()), SimpleNamespace(task_id="t")
     trigger.task_instance = cast("Any", instance)
     began = time.monotonic()
-    assert await event(trigger) == {"seen": True}
+    assert await event(trigger) == {"kind": "seen", "error": ""}
     assert time.monotonic() - began >= 1.0
 
 

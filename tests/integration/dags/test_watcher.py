@@ -196,7 +196,7 @@ def test_flood_of_output_is_cut_at_the_end_and_says_so(
 ) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
-    monkeypatch.setattr("airflow_batchwrap.operators.progress._AT_THE_END", 1000)
+    monkeypatch.setattr("airflow_batchwrap.attempts.progress._AT_THE_END", 1000)
     assert bench.run(bench.make(RunBatchTaskOperator, pool_id=pool, command="seq 1 200000; echo z")) == "z"
     told = "".join(capfd.readouterr())
     assert "bytes of stdout.txt are left out here" in told

@@ -105,9 +105,10 @@ class HeldStep(RunBatchTaskOperator):
         with self._holding(context):
             return super().execute_complete(context, event)
 
-    def _finish(self, *arguments: Any, **named: Any) -> Any:
+    def settle(self, *arguments: Any, **named: Any) -> Any:
+        """Read the result, and report a failure."""
         _held[-1].hold("completed")
-        return super()._finish(*arguments, **named)
+        return super().settle(*arguments, **named)
 
     @contextmanager
     def _holding(self, context: Context) -> Iterator[None]:
@@ -125,12 +126,13 @@ class HeldStep(RunBatchTaskOperator):
 class HeldSetUp(CreatePoolOperator):
     """CreatePoolOperator, stopped when its pool and its job are there; a try that is told to fails then."""
 
-    def _settle(self, context: Context, *arguments: Any) -> dict[str, Any]:
-        cell = Cell(context)
+    def settle(self, work: Any, event: Any) -> dict[str, Any]:
+        """Return the workspace."""
+        cell = Cell(work.context)
         cell.hold("set_up")
         if (cell.folder / f"fail-{cell.try_number}").exists():
             raise PoolError("This try was told to fail.")
-        return super()._settle(context, *arguments)
+        return super().settle(work, event)
 
 
 class NotingEnd(DeletePoolOperator):

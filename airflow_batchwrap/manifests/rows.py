@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.submission import plain_values
 from airflow_batchwrap.config import Manifest
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.naming import Attempt, step_id
-from airflow_batchwrap.operators.submission import plain_values
 from airflow_batchwrap.steps import driver_arguments
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.submission import Submission
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
-from airflow_batchwrap.operators.submission import Submission
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
-    from airflow_batchwrap.operators.rows import Row
+    from airflow_batchwrap.manifests.rows import Row
 
 _PREFIX = "@prefix@"  # stands for an entry's folder in the pattern that all entries share
 

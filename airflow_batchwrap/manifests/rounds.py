@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_batchwrap.exceptions import ConfigError
-from airflow_batchwrap.naming import digest
-from airflow_batchwrap.operators.claim import CONTENT, MAKER, Claim
-from airflow_batchwrap.operators.jobs import JobOperator
-from airflow_batchwrap.operators.rows import Row
+from airflow_batchwrap.manifests.rows import Row
+from airflow_batchwrap.naming import MAKER, digest
 from airflow_batchwrap.workspace import BlobRef, Workspace
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
     from azure.batch.models import ResourceFile
+
+    from airflow_batchwrap.attempts.opening import Opening
+    from airflow_batchwrap.hooks.views import EntityView
 
 _ROUND = "batchwrap_round"  # metadata: the epoch and the round that a job is for
 _PRINT = "batchwrap_fingerprint"  # metadata: of the manifest and all it runs with
@@ -56,94 +57,100 @@ class Round:
         return cls(**{**data, "plan": BlobRef(**data["plan"])})
 
 
+@dataclass(frozen=True)
+class RoundJob:
+    """The job of a round.
+
+    :param began: when it was made, in seconds since 1970.
+    :param epoch: of the manifest's task when the round began.
+    :param number: of the round.
+    :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since.
+    """
+
+    job_id: str
+    began: float
+    epoch: int
+    number: int
+    state: Literal["new", "found", "ended"]
+
+
 def claim_job(
-    operator: JobOperator,
-    context: Context,
+    opening: Opening,
     workspace: Workspace,
-    resource_files: list[ResourceFile],
+    resource_files: Sequence[ResourceFile],
+    *,
     epoch: int,
     number: int,
     fingerprint: str,
-) -> tuple[str, float, str]:
-    """Open a round's job, or find it.
+) -> RoundJob:
+    """Open a round's job, or find the one that an earlier try opened for the same round.
+
+    A job that goes on is found whatever the epoch: a clear of another task raises it too, and what runs goes on then.
+    One of this round that runs something else is ended, and the round after it takes its place.
 
     :param epoch: of the manifest's task.
     :param number: of the round, from 1.
-    :return: its id, when it was made, and whether it is "new", "found", or "ended" already.
-    :raises ConfigError: an earlier try of this round ran something else.
+    :param fingerprint: of what it runs.
     """
-    from airflow_batchwrap.hooks import models
-
-    find, mark = operator.noticing(operator.hook.find_jobs), f"e{epoch}-{number}"
-    content = digest(mark, fingerprint, workspace.pool_id, workspace.output_container, workspace.output_prefix)
-    mine = {
-        item.entity_id: item
-        for item in find(operator.family(context))
-        if item.metadata.get(MAKER) == operator.maker(context)
-        and item.metadata.get(_ROUND) == mark
+    belongings = opening.belongings
+    mine = [
+        (mark, item)
+        for item in belongings.find("job")
+        if item.metadata.get(MAKER) == belongings.maker.mark
         and item.state != "deleting"
-    }
-    for item in mine.values():
-        if item.metadata.get(_PRINT) != fingerprint:
-            raise ConfigError(
-                f"Job {item.entity_id} of an earlier try has another manifest, archive, inputs, parameters or "
-                "environment. It is ended now; clear the task to start over."
-            )
-        if item.metadata.get(CONTENT) == content and item.state in ("terminating", "completed"):
-            operator.log.info("Found job %s, which has ended meanwhile", item.entity_id)
-            return item.entity_id, float(item.metadata[_BEGAN]), "ended"
-    now = time.time()
-    metadata = {CONTENT: content, _ROUND: mark, _PRINT: fingerprint, _BEGAN: f"{now:.3f}"}
-    made: list[str] = []
-
-    def make(job_id: str) -> bool:
-        operator.has_made = True
-        job = models.job_options(
-            job_id,
-            workspace.pool_id,
-            inputs=resource_files,
-            input_count=len(workspace.inputs),
-            wall_clock=operator.settings.job_wall_clock,
-            batch_retries=operator.settings.batch_retries,
-            metadata={**operator.made_by(context), **metadata},
+        and (mark := _mark_of(item)) is not None
+        and mark[1] >= number
+    ]
+    for mark, item in sorted(mine, key=lambda pair: pair[0], reverse=True):
+        if item.metadata.get(_PRINT) == fingerprint:
+            over = item.state in ("terminating", "completed")
+            belongings.log.info("Found job %s%s", item.entity_id, ", which has ended meanwhile" if over else "")
+            began = float(item.metadata[_BEGAN])
+            return RoundJob(item.entity_id, began, *mark, "ended" if over else "found")
+        belongings.log.warning(
+            "Job %s of an earlier try has another manifest, archive, inputs, parameters or environment than this try. "
+            "It is ended, and all its entries are submitted again.",
+            item.entity_id,
         )
-        if not operator.hook.create_job(job):
-            return False
-        made.append(job_id)
-        return True
+        number = max(number, mark[1] + 1)
+    now = time.time()
+    content = digest(f"e{epoch}-{number}", fingerprint, workspace.pool_id, workspace.output_prefix)
+    extra = {_ROUND: f"e{epoch}-{number}", _PRINT: fingerprint, _BEGAN: f"{now:.3f}"}
+    job_id = opening.open_job(workspace, resource_files, epoch=epoch, content=content, extra=extra)
+    # Another try may have opened it a moment ago, or an answer was lost: what is there already is left out then.
+    return RoundJob(job_id, now, epoch, number, "found")
 
-    job_id = Claim(
-        noun="job",
-        family=operator.family(context),
-        epoch=epoch,
-        maker=operator.maker(context),
-        content=content,
-        find=find,
-        make=make,
-        delete=operator.hook.delete_job,
-        log=operator.log,
-    ).take()
-    if job_id in made:
-        return job_id, now, "new"
-    # An answer that was lost may have made it just now.
-    return job_id, float(mine[job_id].metadata[_BEGAN]) if job_id in mine else now, "found"
+
+def _mark_of(item: EntityView) -> tuple[int, int] | None:
+    """Return the epoch and the number of the round that a job is for; None where it is no manifest's."""
+    match = re.fullmatch(r"e(\d+)-(\d+)", item.metadata.get(_ROUND, ""))
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def fingerprint_of(
     workspace: Workspace, rows: Sequence[Row], params: Mapping[str, Any], environment: Mapping[str, str]
 ) -> str:
-    """Return what makes a manifest this one: no SAS, no time and no try number is in it."""
+    """Return what makes a manifest this one.
+
+    No SAS, no time and no try number is in it, and of the environment the names alone: a value may well be a token
+    that is rendered anew for each try.
+    """
     text = json.dumps(
         {
             "archive": workspace.archive.sha256 if workspace.archive else None,
             "entries": [[row.step, row.command, row.args] for row in rows],
             "inputs": [[item.name, item.ref.sha256] for item in workspace.inputs],
             "params": params,
-            "environment": digest(*sorted(environment.items())),
+            "environment": sorted(environment),
         },
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def same_entries(rows: Sequence[Row], before: Sequence[Row]) -> bool:
+    """Return whether two manifests have the same entries."""
+    return [(row.step, row.command, row.args) for row in rows] == [(row.step, row.command, row.args) for row in before]
 
 
 def left_of(rows: Sequence[Row], before: Sequence[Row]) -> list[Row]:
@@ -151,7 +158,7 @@ def left_of(rows: Sequence[Row], before: Sequence[Row]) -> list[Row]:
 
     :raises ConfigError: the manifest is another than the round before had.
     """
-    if [(row.step, row.command, row.args) for row in rows] != [(row.step, row.command, row.args) for row in before]:
+    if not same_entries(rows, before):
         raise ConfigError(
             "The manifest has changed since the try before, so that its results do not fit any more. Clear the "
             "task, which runs the new manifest from its beginning."

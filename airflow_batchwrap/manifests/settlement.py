@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NodeLost, StepFailed, StepTimeout, TryAgain
+from airflow_batchwrap.manifests.rows import CANCELLED, FAILED, MISSING, NOT_SUBMITTED, SUCCEEDED, Row, count, to_file
 from airflow_batchwrap.naming import BatchTaskKey
-from airflow_batchwrap.operators.rows import CANCELLED, FAILED, MISSING, NOT_SUBMITTED, SUCCEEDED, Row, count, to_file
 from airflow_batchwrap.workspace import BlobRef, ValueReference
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
-    from airflow_batchwrap.hooks.views import TaskView
+    from airflow_batchwrap.hooks.views import Stuck, TaskView
+    from airflow_batchwrap.triggers.events import ManifestEvent
 
 _FIRST_FAILURES = 5  # of so many an error shows the end of stderr
 _STDERR_LINES = 20
 _STDERR_BYTES = 4096
 _TOGETHER = 1000  # entries whose values are read before the next are: so much is held in memory
-_CUTS = ("late", "beyond", "stuck", "ended")  # what ends a manifest before its entries have
+_CUTS = ("late", "beyond", "stuck", "ended")  # kinds of event that end a manifest before its entries have
 _TIME_TO_END = 30.0  # seconds that running Batch tasks are given to end once their job was terminated
 
 
@@ -50,22 +51,31 @@ class Settlement:
     values: bool
     limit: str
 
-    def settle(self, event: dict[str, Any]) -> tuple[dict[str, Any], BatchWrapError | None]:
+    def settle(self, event: ManifestEvent) -> tuple[dict[str, Any], BatchWrapError | None]:
         """Write the table.
 
         :param event: why the wait ended.
         :return: the table's reference with the counts, and what is to be raised.
         :raises TryAgain: the job is gone, or the service does not answer: another try goes on.
         """
-        if event.get("gone"):
+        if event.kind == "gone":
             raise self._gone()
-        cut = any(event.get(name) for name in _CUTS)
-        why = self._stuck(event["stuck"]) if event.get("stuck") else ""
+        why = self._why_stuck(event.stuck) if event.stuck is not None else ""
+        rows, views = self._ended_rows(event)
+        written, ref = self._write(rows)
+        counts = count(written)
+        result = {"container": ref.container, "blob": ref.blob, "size": ref.size, "sha256": ref.sha256, **counts}
+        self.log.info("The table of %s is blob %s of container %s", counts, ref.blob, ref.container)
+        return result, self._failure(event, why, written, counts, views, ref)
+
+    def _ended_rows(self, event: ManifestEvent) -> tuple[list[Row], dict[str, TaskView]]:
+        """End what still runs, where the event says so; return what became of each entry, and what the service says."""
+        cut = event.kind in _CUTS
         # What was over before we ended the rest had an end of its own, be it that a person ended it.
-        before = self.hook.view_job(self.job_id) if event.get("beyond") else {}
+        before = self.hook.view_job(self.job_id) if event.kind == "beyond" else {}
         over = {task_id: view for task_id, view in before.items() if view.over}
         if cut:
-            self._end(next(name for name in event if name in _CUTS))
+            self._end(event.kind)
         views = {**self.hook.view_job(self.job_id), **over}
         if not views and not cut:
             raise self._gone()
@@ -73,13 +83,13 @@ class Settlement:
             row if row.is_over else row.seen(views.get(row.batch_task_id), cut=cut and row.batch_task_id not in over)
             for row in self.rows
         ]
-        written: list[Row] = []  # without their values
+        return rows, views
+
+    def _write(self, rows: Sequence[Row]) -> tuple[list[Row], BlobRef]:
+        """Write the table; return its rows without their values, and where it is."""
+        written: list[Row] = []
         with to_file(self._valued(rows, written)) as table:
-            ref = self.hook.upload_stream(self.container, self.table, table)
-        counts = count(written)
-        result = {"container": ref.container, "blob": ref.blob, "size": ref.size, "sha256": ref.sha256, **counts}
-        self.log.info("The table of %s is blob %s of container %s", counts, ref.blob, ref.container)
-        return result, self._failure(event, why, written, counts, views, ref)
+            return written, self.hook.upload_stream(self.container, self.table, table)
 
     # --- what is read
 
@@ -133,11 +143,11 @@ class Settlement:
                 return
             time.sleep(0.5)
 
-    # --- what is told
+    # --- what is said
 
     def _failure(
         self,
-        event: dict[str, Any],
+        event: ManifestEvent,
         why: str,
         rows: Sequence[Row],
         counts: dict[str, int],
@@ -146,28 +156,28 @@ class Settlement:
     ) -> BatchWrapError | None:
         failed = [row for row in rows if row.state in (FAILED, MISSING)]
         table = f"The table of all entries is blob {ref.blob!r} of container {ref.container!r}."
-        told = f"{counts[FAILED]} of {counts['entries']} entries failed"
+        summary = f"{counts[FAILED]} of {counts['entries']} entries failed"
         if left := counts[CANCELLED] + counts[NOT_SUBMITTED]:
-            told += f", {left} did not come to their end"
+            summary += f", {left} did not come to their end"
         if why:
-            return ConfigError(f"The manifest cannot go on: {why} {told}. {table}")
-        if event.get("late"):
-            told = f"The manifest did not end within {self.limit} and was terminated: {told}."
-            return StepTimeout(f"{told} {table}{self._first(failed)}")
-        if event.get("ended"):
-            told = f"Job {self.job_id!r} of the manifest was ended ({event['ended']}) before its entries were: {told}."
-            return StepFailed(f"{told} {table}{self._first(failed)}")
+            return ConfigError(f"The manifest cannot go on: {why} {summary}. {table}")
+        if event.kind == "late":
+            head = f"The manifest did not end within {self.limit} and was terminated: {summary}."
+            return StepTimeout(f"{head} {table}{self._first(failed)}")
+        if event.kind == "ended":
+            head = f"Job {self.job_id!r} of the manifest was ended ({event.reason}) before its entries were: {summary}."
+            return StepFailed(f"{head} {table}{self._first(failed)}")
         if len(failed) <= self.allowed and not left:
             if failed:
                 self.log.warning(
                     "%s, and max_failures (%s) allows %s.%s",
-                    told,
+                    summary,
                     self.max_failures,
                     self.allowed,
                     self._first(failed),
                 )
             return None
-        text = f"{told}, and max_failures ({self.max_failures}) allows {self.allowed}. {table}{self._first(failed)}"
+        text = f"{summary}, and max_failures ({self.max_failures}) allows {self.allowed}. {table}{self._first(failed)}"
         lost = [row for row in failed if row.state == MISSING or views[row.batch_task_id].worth_retrying]
         return NodeLost(text) if failed and len(lost) == len(failed) else StepFailed(text)
 
@@ -181,26 +191,23 @@ class Settlement:
                 if stderr is None:
                     key = BatchTaskKey(row.job_id, row.batch_task_id)
                     stderr = self.hook.tail_task_file(key, "stderr.txt", _STDERR_BYTES)
-            except TryAgain:  # a tail decorates an error that is being told
+            except TryAgain:  # a tail decorates an error that is on its way
                 stderr = ""
             lines = stderr.strip().splitlines()[-_STDERR_LINES:]
             parts.append(part + "".join(f"\n    {line}" for line in lines))
         return "".join(parts)
 
-    def _stuck(self, stuck: dict[str, Any]) -> str:
-        """Return why the Batch tasks can never start, with what the preparation has to say."""
-        from airflow_batchwrap.hooks.views import PreparationView
-
-        told = str(stuck["why"])
-        if stuck["preparation"] is None:
-            return told
-        preparation = PreparationView(**stuck["preparation"])
-        told += f": {preparation.describe()}."
+    def _why_stuck(self, stuck: Stuck) -> str:
+        """Return why the Batch tasks can never start, with what the preparation has printed."""
+        preparation = stuck.preparation
+        if preparation is None:
+            return stuck.why
+        why = f"{stuck.why}: {preparation.describe()}."
         if preparation.root:
             path = f"{preparation.root}/stderr.txt"
             if tail := self.hook.tail_node_file(self.pool_id, preparation.node_id, path).strip():
-                told += f"\nThe end of its stderr:\n{tail}\n"
-        return told
+                why += f"\nThe end of its stderr:\n{tail}\n"
+        return why
 
     def _gone(self) -> NodeLost:
         return NodeLost(

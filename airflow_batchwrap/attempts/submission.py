@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
-from airflow_batchwrap.naming import Attempt, digest
+from airflow_batchwrap.naming import Attempt
 from airflow_batchwrap.workspace import BlobRef, ValueReference, Workspace
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ class Submission:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """Return what makes this submission this one: no SAS, no time and no try number is in it."""
+        """Return what makes this submission this one.
+
+        No SAS, no time and no try number is in it, and of the environment the names alone: a value may well be a token
+        that is rendered anew for each try.
+        """
         archive = self.workspace.archive
         text = json.dumps(
             {
@@ -53,7 +57,7 @@ class Submission:
                 "arguments": self.arguments,
                 "inputs": [[item.name, item.ref.sha256] for item in self.workspace.inputs],
                 "params": self.params,
-                "environment": digest(*sorted(self.environment.items())),
+                "environment": sorted(self.environment),
             },
             sort_keys=True,
         )

@@ -3,76 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.exceptions import BatchWrapError, TryAgain
 from airflow_batchwrap.hooks.output import FILES, READ_BYTES, OutputTail
 from airflow_batchwrap.naming import BatchTaskKey
-from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, pause_after
+from airflow_batchwrap.triggers.events import StepEvent
+from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.hooks.views import TaskView
 
-_AT_THE_END = 1024 * 1024  # bytes of each file that are told once the task is over; the whole is in Blob
+_AT_THE_END = 1024 * 1024  # bytes of each file that are logged once the task is over; the whole is in Blob
 
 
 @dataclass
 class Follower:
-    """Tell the log of a worker what a Batch task does.
+    """Write to the log of a worker what a Batch task does.
 
     :param log: the task's logger.
-    :param stopped: tells whether this process has been asked to end.
-    :param tail: how far the output was told.
-    :param told: the last state that was told.
+    :param tail: how far the task's output is in the log.
+    :param last_state: the last state that is in the log.
     """
 
     hook: BatchWrapHook
     key: BatchTaskKey
     pool_id: str
     log: Any
-    stopped: Callable[[], bool]
     tail: OutputTail = field(default_factory=OutputTail)
-    told: str = ""
+    last_state: str = ""
+    _asked: float = field(default_factory=lambda: time.monotonic() + GRACE - STUCK_INTERVAL)
 
-    def wait(self, until: float, poll_interval: float) -> dict[str, Any] | None:
-        """Look at the Batch task until it is over.
+    def look(self) -> StepEvent | None:
+        """Look once; return the event that ends the wait, as a trigger would fire it, or None to go on.
 
-        :param until: seconds since 1970.
-        :param poll_interval: the longest pause between two looks, in seconds.
-        :return: what a trigger's event would say; None where time is up, or the process is to end.
+        :raises TryAgain: the service does not answer.
         """
-        from airflow_batchwrap.hooks.views import judge_wait, told_of
+        from airflow_batchwrap.hooks.views import judge_wait, state_line
 
-        began = time.monotonic()
-        asked = began + GRACE - STUCK_INTERVAL
-        while not self.stopped():
-            try:
-                view = self.hook.view_task(self.key)
-                if view.over:
-                    return {"view": view.to_json()}
-                if (line := told_of(view)) != self.told:
-                    self.told = line
-                    self.log.info("Batch task %s is %s", self.key.batch_task_id, line)
-                if view.state == "running":
-                    self._read(view)
-                elif time.monotonic() - asked >= STUCK_INTERVAL:
-                    asked = time.monotonic()
-                    stuck = judge_wait(self.hook.view_wait(self.key.job_id, self.pool_id))
-                    if stuck is not None:
-                        return {"stuck": asdict(stuck)}
-            except TryAgain as error:  # a missed look fails nothing; the deadline does
-                self.log.warning("%s", error)
-            left = until - time.time()
-            if left <= 0:
-                return None
-            time.sleep(min(pause_after(time.monotonic() - began, poll_interval), left))
+        view = self.hook.view_task(self.key)
+        if view.over:
+            return StepEvent(kind="over", view=view)
+        if (line := state_line(view)) != self.last_state:
+            self.last_state = line
+            self.log.info("Batch task %s is %s", self.key.batch_task_id, line)
+        if view.state == "running":
+            self._read(view)
+        elif time.monotonic() - self._asked >= STUCK_INTERVAL:
+            self._asked = time.monotonic()
+            stuck = judge_wait(self.hook.view_wait(self.key.job_id, self.pool_id))
+            if stuck is not None:
+                return StepEvent(kind="stuck", stuck=stuck)
         return None
 
     def _read(self, view: TaskView) -> None:
-        """Tell what the running task has printed since."""
+        """Log what the running task has printed since."""
         if self.tail.begin(view.reruns):
             self.log.info("Batch reruns the task; its output begins anew.")
         if not self.tail.due:
@@ -85,11 +72,11 @@ class Follower:
                 raise
             except BatchWrapError:  # a log that cannot be read ends no wait
                 continue
-            new = self._tell(self.tail.take(name, data)) or new
+            new = self._log(self.tail.take(name, data)) or new
         self.tail.rest(new)
 
     def finish(self, view: TaskView | None, container: str, prefix: str) -> None:
-        """Tell what has not been told yet of a task that is over: from Blob, or from the node where it is not there.
+        """Log the rest of what a task printed that is over: from Blob, or from the node where it is not there.
 
         :param prefix: the folder of the attempt's results.
         """
@@ -98,7 +85,7 @@ class Follower:
         for name in FILES:
             offset = self.tail.offsets.get(name, 0)
             try:
-                self._tell(self._last_lines(name, offset, container, f"{prefix}/{name}"))
+                self._log(self._last_lines(name, offset, container, f"{prefix}/{name}"))
             except BatchWrapError as error:
                 self.log.warning("The rest of %s cannot be read: %s", name, error)
 
@@ -117,7 +104,7 @@ class Follower:
             return []
         return self.tail.take(name, self.hook.read_blob_from(container, blob, offset + left_out), last=True)
 
-    def _tell(self, lines: list[str]) -> bool:
+    def _log(self, lines: list[str]) -> bool:
         for line in lines:
             self.log.info("%s", line)
         return bool(lines)

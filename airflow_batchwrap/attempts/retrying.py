@@ -1,0 +1,49 @@
+"""What Airflow tries again, and when."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cache
+
+from airflow.sdk import ExceptionRetryPolicy
+from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_batchwrap.exceptions import ConfigError, PoolError, StepFailed, TryAgain
+
+OWN_RETRIES = 2  # of a task that has none, for what is not the step's fault
+OWN_DELAY = timedelta(seconds=30)
+
+
+@cache
+def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
+    """Return what to try again: what may go better later, not a wrong set-up; a step's failure as ``retries`` says.
+
+    :param steps_too: whether the retries are meant for the step's own failures as well.
+    """
+    rules = [
+        RetryRule(
+            exception=TryAgain,
+            action=RetryAction.RETRY,
+            retry_delay=OWN_DELAY,
+            reason="The node or the service failed, not the step",
+        ),
+        RetryRule(
+            exception=[ConfigError, PoolError],
+            action=RetryAction.FAIL,
+            reason="The set-up has to be mended first",
+        ),
+    ]
+    if not steps_too:
+        never = "The step failed, and the task has no retries for that"
+        rules.append(RetryRule(exception=[StepFailed, AirflowTaskTimeout], action=RetryAction.FAIL, reason=never))
+    return ExceptionRetryPolicy(rules=rules)
+
+
+def is_tried_again(error: BaseException, try_number: int, max_tries: int) -> bool:
+    """Return whether another try of the task follows that goes on where this one stopped.
+
+    :param try_number: of this try, from 1.
+    :param max_tries: Airflow's: the number of the last try is one more.
+    """
+    return isinstance(error, TryAgain) and try_number <= max_tries
