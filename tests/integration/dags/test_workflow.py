@@ -130,7 +130,7 @@ four = BatchWorkflow("four", steps="steps", pool_config={}, dag=dag, deferrable=
     # Ids that Batch compares: each workflow's own.
     context = {"run_id": "r", "ti": type("Ti", (), {"map_index": -1})}
     set_ups = [task for task in tasks.values() if task.is_setup]
-    assert len({task.family(context) for task in set_ups}) == len(set_ups) == 4
+    assert len({task.maker(context).family for task in set_ups}) == len(set_ups) == 4
 
 
 def test_the_workflow_section_of_the_pools_file_counts(dags_folder: Path) -> None:
