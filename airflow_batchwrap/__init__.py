@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.config import WorkflowConfig as WorkflowConfig
     from airflow_batchwrap.exceptions import BatchWrapError as BatchWrapError
     from airflow_batchwrap.exceptions import ConfigError as ConfigError
+    from airflow_batchwrap.exceptions import NoCapacity as NoCapacity
     from airflow_batchwrap.exceptions import NodeLost as NodeLost
     from airflow_batchwrap.exceptions import PoolError as PoolError
     from airflow_batchwrap.exceptions import StepFailed as StepFailed
@@ -47,6 +48,7 @@ _PUBLIC = {
     "DeletePoolOperator": "airflow_batchwrap.operators.pool",
     "FetchResultsOperator": "airflow_batchwrap.operators.results",
     "Manifest": "airflow_batchwrap.config",
+    "NoCapacity": "airflow_batchwrap.exceptions",
     "NodeLost": "airflow_batchwrap.exceptions",
     "PoolConfig": "airflow_batchwrap.config",
     "PoolError": "airflow_batchwrap.exceptions",
@@ -73,6 +75,7 @@ __all__ = [
     "DeletePoolOperator",
     "FetchResultsOperator",
     "Manifest",
+    "NoCapacity",
     "NodeLost",
     "PoolConfig",
     "PoolError",

@@ -9,6 +9,7 @@
     │   └── StepTimeout  give the step more time, or less to do
     └── TryAgain         the same call may succeed later
         ├── NodeLost     the node went away under the step
+        ├── NoCapacity   a quota is used up, or Azure has no machines of that size for now
         └── Throttled    the service asks for fewer requests
 
 A message names the problem, the value that caused it, and the remedy, and never a key, a SAS or the value of an
@@ -52,6 +53,13 @@ class TryAgain(BatchWrapError):
 
 class NodeLost(TryAgain):
     """The node went away, or failed, under the step."""
+
+
+class NoCapacity(TryAgain):
+    """There is no room for now: a quota of the account is used up, or Azure has too few machines of that size.
+
+    Others that end make room. Where nobody is to end, the message says what to do.
+    """
 
 
 class Throttled(TryAgain):

@@ -18,7 +18,8 @@ from airflow_batchwrap.exceptions import ConfigError, Throttled, TryAgain
 from airflow_batchwrap.hooks.blobs import hash_stream
 from airflow_batchwrap.hooks.errors import code_of, scrub
 from airflow_batchwrap.hooks.manifest import Counts
-from airflow_batchwrap.hooks.views import TaskView, text
+from airflow_batchwrap.hooks.taskviews import TaskView
+from airflow_batchwrap.hooks.words import text
 from airflow_batchwrap.workspace import BlobRef
 
 if TYPE_CHECKING:

@@ -6,13 +6,24 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, Throttled
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, Throttled
 
+# What a used-up quota is of: codes of answers, and of resize errors.
+# https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes
+# https://learn.microsoft.com/troubleshoot/azure/hpc/batch/azure-batch-pool-resizing-failure
 _QUOTA = {
-    "AccountCoreQuotaReached": "cores",
-    "PoolQuotaReached": "pools",
-    "ActiveJobAndScheduleQuotaReached": "active jobs and schedules",
+    "accountcorequotareached": "dedicated cores",
+    "accountlowprioritycorequotareached": "spot cores",
+    "accountspotcorequotareached": "spot cores",
+    "accountvmseriescorequotareached": "cores of this VM series",
+    "poolquotareached": "pools",
+    "activejobandschedulequotareached": "active jobs and schedules",
 }
+# Azure has no machines for now, or does not say why it could not bring them. Azure's own spelling of the time-out is
+# AllocationTimedout, its clients' is AllocationTimedOut: the case is not minded.
+_NO_MACHINES = {"allocationfailed", "allocationtimedout", "overconstrainedallocationrequesterror"}
+# A failed allocation that no time mends: the request itself is wrong (the same page, scenarios 1 and 2).
+_WRONG_REQUEST = re.compile(r'"code":\s*"BadRequest"|subnet has delegation', re.IGNORECASE)
 # What to do about codes that a person can meet; Azure's own texts tell the problem alone.
 _REMEDIES = {
     "JobNotFound": "The run's job was deleted: clear the set-up task, which opens a new one.",
@@ -23,9 +34,22 @@ _REMEDIES = {
     "PoolNotFound": "Check pool_id, or give a pool_config to have a pool created.",
     "ContainerBeingDeleted": "Wait half a minute until the container is gone, or use another one.",
     "AuthorizationFailure": "Check the storage account's firewall.",
+    "RequestEntityTooLarge": "Pass fewer files: a Batch task's resource files may take 32,768 characters in all.",
     "RequestBodyTooLarge": "Pass large values from step to step or as inputs, not as arguments.",
 }
 _BUSY = {408, 429, 500, 502, 503, 504}
+
+
+def is_capacity(code: str, text: str = "") -> bool:
+    """Return whether a code of an answer or of a resize error says that there is no room for now.
+
+    :param code: such as ``AccountCoreQuotaReached`` or ``AllocationFailed``.
+    :param text: Azure's words: a failed allocation may say that the request can never be met.
+    """
+    code = code.lower()
+    if code.endswith("quotareached"):
+        return True
+    return code in _NO_MACHINES and _WRONG_REQUEST.search(text) is None
 
 
 def scrub(text: str) -> str:
@@ -94,10 +118,11 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
     if status in _BUSY:
         told = f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later."
         return Throttled(told, _retry_after(error))
-    if code in _QUOTA:
-        return PoolError(
-            f"Could not {doing}: the account's quota of {_QUOTA[code]} is used up ({code}): {said}. "
-            "Delete what is no longer needed, or ask Azure for a higher quota."
+    if is_capacity(code):
+        quota = _QUOTA.get(code.lower(), "what it asks for")
+        return NoCapacity(
+            f"Could not {doing}: the account's quota of {quota} is used up ({code}): {said}. "
+            "Wait until others have ended, delete what is no longer needed, or ask Azure for a higher quota."
         )
     label = code or status or type(error).__name__
     remedy = _REMEDIES.get(code) or f"Check what was asked for, and connection {conn_id!r}."

@@ -173,6 +173,9 @@ def pool_options(
 ) -> models.BatchPoolCreateOptions:
     """Return a pool that has its nodes at once, and none after ``idle_minutes`` without work; 0 fixes its size.
 
+    Nodes that the work that is left cannot use go before that, but not where Batch tasks may take several nodes
+    (``inter_node_communication``).
+
     :param node_agent_sku_id: the node agent of the image.
     :param metadata: beside the configuration's own.
     :param nodes_within: how long its nodes may take to come; until then it needs no work to keep them.
@@ -182,7 +185,9 @@ def pool_options(
     scaling: dict[str, Any] = (
         {
             "enable_auto_scale": True,
-            "auto_scale_formula": ScaleFormula.new(dedicated, spot, idle, nodes_within).text,
+            "auto_scale_formula": ScaleFormula.new(
+                dedicated, spot, idle, nodes_within, shrinks=not config.inter_node_communication
+            ).text,
             "auto_scale_evaluation_interval": EVALUATION_INTERVAL,
         }
         if idle

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_batchwrap.hooks.views import PoolView, judge_pool
+from airflow_batchwrap.exceptions import BatchWrapError
+from airflow_batchwrap.hooks.poolviews import PoolView
+from airflow_batchwrap.hooks.views import ERRORS, FailureKind, judge_pool
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,36 @@ class ResizeVerdict:
     :param answer: ``ask``: it was not asked for this size, and can be now; ``wait``, ``ready`` or ``failed``.
     :param why: for ``failed``, the problem and the remedy.
     :param node_id: for ``failed``, the node whose start task's stderr tells more.
+    :param kind: for ``failed``, the error to raise. With ``no_capacity`` the same request may succeed later: who has
+        time asks again, unless a formula does.
     """
 
     answer: Literal["ask", "wait", "ready", "failed"]
     why: str = ""
     node_id: str = ""
+    kind: FailureKind = "pool"
+
+    def error(self, added: str = "") -> BatchWrapError:
+        """Return the error that this verdict asks for.
+
+        :param added: what else to say, such as the end of the start task's output.
+        """
+        return ERRORS[self.kind](self.why + added)
 
 
 def judge_resize(view: PoolView, resize: Resize) -> ResizeVerdict:
     """Return how far a resize is: a pool that grows is ready with enough usable nodes, one that shrinks when small."""
     if view.state != "active":
-        return ResizeVerdict("failed", judge_pool(view).why)
+        verdict = judge_pool(view)
+        return ResizeVerdict("failed", verdict.why, kind=verdict.kind)
     steady = view.allocation_state == "steady"
     asked = (view.formula.dedicated, view.formula.spot) if view.formula else view.targets
     if asked != resize.targets:
         return ResizeVerdict("ask" if steady else "wait")
     if view.targets != resize.targets:  # the formula is right, and was not evaluated since
-        if view.scale_error:
-            return ResizeVerdict("failed", f"Pool {view.pool_id!r}: its autoscale formula failed: {view.scale_error}")
+        if view.broken_formula:
+            why = f"Pool {view.pool_id!r}: its autoscale formula failed: {view.broken_formula}"
+            return ResizeVerdict("failed", why)
         return ResizeVerdict("wait")
     if any(there > target for there, target in zip(view.present, view.targets, strict=True)):
         if not steady or view.autoscale:
@@ -65,4 +79,6 @@ def judge_resize(view: PoolView, resize: Resize) -> ResizeVerdict:
     if not sum(resize.targets):
         return ResizeVerdict("ready" if steady else "wait")
     verdict = judge_pool(view, resize.min_nodes)
-    return ResizeVerdict(verdict.answer, verdict.why, verdict.node_id)
+    if verdict.answer == "short":
+        return ResizeVerdict("failed", verdict.why, kind=verdict.kind)
+    return ResizeVerdict(verdict.answer, verdict.why, verdict.node_id, verdict.kind)

@@ -1,338 +1,142 @@
-"""What the service says of a Batch task, a node and a pool, and what follows from it.
+"""What follows from a look at a pool, a job and a Batch task that waits.
 
 Pure functions on small values: the blocking wait, the triggers and the tests share them, so that both ways of waiting
-decide alike. The SDK's models stay in the hook: their repr prints whole bodies, environment values included.
+decide alike. Only what the service says is final. A quota that is used up, machines that are not to be had, a formula
+that has still to be evaluated: all of these are waited for.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
-from airflow_batchwrap.hooks.autoscale import ScaleFormula
-from airflow_batchwrap.hooks.errors import scrub
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, NodeLost, PoolError
+from airflow_batchwrap.hooks.poolviews import USABLE
+from airflow_batchwrap.hooks.poolviews import NodeView as NodeView
+from airflow_batchwrap.hooks.poolviews import PoolView as PoolView
+from airflow_batchwrap.hooks.taskviews import EntityView as EntityView
+from airflow_batchwrap.hooks.taskviews import PreparationView as PreparationView
+from airflow_batchwrap.hooks.taskviews import TaskView as TaskView
+from airflow_batchwrap.hooks.taskviews import signal_of as signal_of
+from airflow_batchwrap.hooks.taskviews import state_line as state_line
+from airflow_batchwrap.hooks.words import text as text
 
-# Failure codes that a new try can cure; everything else needs a person.
-_TRY_AGAIN = {
-    "BlobDownloadTimedOut",
-    "BlobDownloadMiscError",
-    "FileUploadTimedOut",
-    "FileUploadMiscError",
-    "Unknown",
-    "MaxInternalRetryCountReached",
+# What is to be mended, or whether trying again may be enough.
+FailureKind = Literal["config", "pool", "node_lost", "no_capacity"]
+ERRORS: Mapping[FailureKind, type[BatchWrapError]] = {
+    "config": ConfigError,
+    "pool": PoolError,
+    "node_lost": NodeLost,
+    "no_capacity": NoCapacity,
 }
-_REMEDIES = {
-    "BlobNotFound": "The blob was deleted after it was uploaded: clear the set-up task, which uploads it again.",
-    "BlobAccessDenied": "The SAS has expired, or a storage firewall shuts the nodes out: nodes in the storage "
-    "account's region need a VNet rule or a private endpoint.",
-    "ResourceContainerAccessDenied": "A storage firewall cannot list the private addresses of nodes in its own region: "
-    "give the pool's subnet a VNet rule, or the storage account a private endpoint.",
-    "FileUploadAccessDenied": "The SAS has expired before the upload, or a storage firewall shuts the nodes out.",
-    "FileUploadContainerNotFound": "The results container was deleted while the step ran.",
-    "CommandProgramNotFound": "The program is not on the node's PATH: install it in the pool's start task.",
-    "DiskFull": "Choose a vm_size with a larger disk.",
-}
-
-_USABLE = {"idle", "running"}
-# A preempted spot node is not among them: Azure goes on trying to give it back.
-_GONE = {"starttaskfailed", "unusable", "leavingpool", "offline", "deallocated", "deallocating"}
-_NO_SAMPLES = "InsufficientSampleData"  # what the formula of a new pool may meet, and what passes
-_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 6: "SIGABRT", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
-
-
-@dataclass(frozen=True)
-class EntityView:
-    """A pool or a job, as far as it takes to know whose it is.
-
-    :param state: of a pool: active or deleting; of a job: active, disabled, terminating, completed, deleting, ...
-    :param metadata: by name.
-    :param created: when it was made; None where that was not asked for.
-    :param pool_id: of a job: the pool it runs on; empty where that was not asked for.
-    """
-
-    entity_id: str
-    state: str
-    metadata: Mapping[str, str]
-    created: datetime | None = None
-    pool_id: str = ""
-
-    @classmethod
-    def of(cls, entity: Any) -> EntityView:
-        """Read an SDK ``BatchPool`` or ``BatchJob``."""
-        run = getattr(entity, "execution_info", None)
-        return cls(
-            entity_id=entity.id,
-            state=text(entity.state),
-            metadata={item.name: item.value for item in entity.metadata or ()},
-            created=entity.creation_time,
-            pool_id=(run.pool_id or "") if run else "",
-        )
-
-
-@dataclass(frozen=True)
-class TaskView:
-    """One Batch task, as far as waiting needs it.
-
-    :param state: active, preparing, running or completed; ``missing`` where it is gone.
-    :param failure_code: of the failure information, which an upload that failed sets even where the exit code is 0.
-    """
-
-    state: str
-    node_id: str = ""
-    exit_code: int | None = None
-    failure_category: str = ""
-    failure_code: str = ""
-    failure_message: str = ""
-    started: str = ""
-    ended: str = ""
-    reruns: int = 0
-    created: str = ""
-
-    @property
-    def over(self) -> bool:
-        return self.state in ("completed", "missing")
-
-    @property
-    def succeeded(self) -> bool:
-        """Exit code 0 alone is not success: an upload that failed leaves it, and sets the failure information."""
-        return self.state == "completed" and self.exit_code == 0 and not self.failure_code
-
-    @property
-    def worth_retrying(self) -> bool:
-        """Whether the failure lies with the service or the node rather than with the step."""
-        code = self.failure_code
-        if code == "FailureExitCode" or (not code and self.exit_code is not None):
-            return False
-        return (
-            self.state == "missing"
-            or self.failure_category.lower() == "servererror"
-            or code in _TRY_AGAIN
-            or re.fullmatch(r"ResourceFile\w*Failed", code) is not None
-        )
-
-    def describe(self) -> str:
-        """Return how it ended, in words, with the remedy where there is a usual one."""
-        if self.state == "missing":
-            return "the Batch task is gone: it or its job was deleted while it waited or ran"
-        parts = []
-        if self.exit_code is not None:
-            parts.append(f"exit code {self.exit_code}{signal_of(self.exit_code)}")
-        if self.failure_code and self.failure_code != "FailureExitCode":
-            said = self.failure_message.rstrip(".")
-            parts.append(f"{self.failure_code}: {said}" if said else self.failure_code)
-            if remedy := _REMEDIES.get(self.failure_code):
-                parts.append(remedy.rstrip("."))
-        return "; ".join(parts) or f"state {self.state}, no exit code"
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def of(cls, task: Any) -> TaskView:
-        """Read an SDK ``BatchTask``."""
-        run, node = task.execution_info, task.node_info
-        failure = run.failure_info if run else None
-        return cls(
-            state=text(task.state),
-            node_id=(node.node_id or "") if node else "",
-            exit_code=run.exit_code if run else None,
-            failure_category=text(failure.category) if failure else "",
-            failure_code=(failure.code or "") if failure else "",
-            failure_message=failure_text(failure) if failure else "",
-            started=moment(run.start_time) if run else "",
-            ended=moment(run.end_time) if run else "",
-            reruns=((run.retry_count or 0) + (run.requeue_count or 0)) if run else 0,
-            created=moment(task.creation_time),
-        )
-
-
-@dataclass(frozen=True)
-class PreparationView:
-    """How a job's preparation went on one node.
-
-    :param root: its directory, relative to the node's root as the files of a node are addressed:
-        ``workitems/<job>/job-1/jobpreparation``.
-    """
-
-    node_id: str
-    state: str
-    failed: bool
-    exit_code: int | None = None
-    failure_code: str = ""
-    failure_message: str = ""
-    root: str = ""
-
-    @classmethod
-    def of(cls, status: Any) -> PreparationView:
-        """Read an SDK ``BatchJobPreparationAndReleaseTaskStatus``."""
-        info = status.job_preparation_task_execution_info
-        failure = info.failure_info if info else None
-        return cls(
-            node_id=status.node_id or "",
-            state=text(info.state) if info else "",
-            failed=bool(info) and text(info.state) == "completed" and text(info.result) == "failure",
-            exit_code=info.exit_code if info else None,
-            failure_code=(failure.code or "") if failure else "",
-            failure_message=failure_text(failure) if failure else "",
-            root=(info.task_root_directory or "") if info else "",
-        )
-
-    def describe(self) -> str:
-        view = TaskView(
-            "completed",
-            exit_code=self.exit_code,
-            failure_code=self.failure_code,
-            failure_message=self.failure_message,
-        )
-        return view.describe()
-
-
-@dataclass(frozen=True)
-class NodeView:
-    """One node."""
-
-    node_id: str
-    state: str
-    exit_code: int | None = None
-    failure: str = ""
-    errors: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, node: Any) -> NodeView:
-        """Read an SDK ``BatchNode``."""
-        start = node.start_task_info
-        failure = start.failure_info if start else None
-        return cls(
-            node_id=node.id,
-            state=text(node.state),
-            exit_code=start.exit_code if start else None,
-            failure=": ".join(part for part in (failure.code, failure_text(failure)) if part) if failure else "",
-            errors=tuple(f"{error.code}: {error.message}" for error in node.errors or ()),
-        )
-
-
-@dataclass(frozen=True)
-class PoolView:
-    """One pool with its nodes.
-
-    :param state: active or deleting; ``missing`` where there is none.
-    :param target: nodes asked for, dedicated and spot; with autoscale, by the last evaluation.
-    :param autoscale: whether it scales by itself.
-    :param formula: by which it does, where that is this package's own.
-    :param evaluated: whether its formula was evaluated yet.
-    :param scale_error: why the last evaluation failed.
-    :param targets: dedicated and spot nodes asked for.
-    :param present: dedicated and spot nodes there are.
-    """
-
-    pool_id: str
-    state: str
-    allocation_state: str = ""
-    target: int = 0
-    autoscale: bool = False
-    resize_errors: tuple[str, ...] = ()
-    nodes: tuple[NodeView, ...] = ()
-    formula: ScaleFormula | None = None
-    evaluated: bool = False
-    scale_error: str = ""
-    targets: tuple[int, int] = (0, 0)
-    present: tuple[int, int] = (0, 0)
-
-    @property
-    def usable(self) -> int:
-        return sum(node.state in _USABLE for node in self.nodes)
-
-    @property
-    def failed_start(self) -> NodeView | None:
-        return next((node for node in self.nodes if node.state == "starttaskfailed"), None)
-
-    def progress(self) -> str:
-        """Return one line for the log: how many nodes are usable and what the others do."""
-        states: dict[str, int] = {}
-        for node in self.nodes:
-            states[node.state] = states.get(node.state, 0) + 1
-        told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        return f"{self.usable} of {self.target} nodes usable ({told or 'none yet'}; allocation {self.allocation_state})"
-
-    @classmethod
-    def of(cls, pool: Any, nodes: list[NodeView]) -> PoolView:
-        """Read an SDK ``BatchPool``."""
-        targets = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
-        run = pool.auto_scale_run
-        return cls(
-            pool_id=pool.id,
-            state=text(pool.state),
-            allocation_state=text(pool.allocation_state),
-            target=sum(targets),
-            autoscale=bool(pool.enable_auto_scale),
-            formula=ScaleFormula.read(pool.auto_scale_formula) if pool.enable_auto_scale else None,
-            evaluated=run is not None,
-            scale_error=f"{run.error.code}: {run.error.message}" if run and run.error else "",
-            targets=targets,
-            present=(pool.current_dedicated_nodes or 0, pool.current_low_priority_nodes or 0),
-            resize_errors=tuple(f"{error.code}: {error.message}" for error in pool.resize_errors or ()),
-            nodes=tuple(nodes),
-        )
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What follows from a look at a pool.
 
-    :param answer: ``ready``, ``wait`` or ``failed``.
-    :param why: for ``failed``, the problem and the remedy.
+    :param answer: ``ready``; ``wait``; ``short``: there is no room for its nodes now, so wait with longer pauses, and
+        say so in the log; ``failed``.
+    :param why: for ``short`` and ``failed``, the problem and the remedy.
     :param node_id: for ``failed``, the node whose start task's stderr tells more.
+    :param kind: for ``short`` and ``failed``, the error to raise: for ``short`` only once the time is over.
+    :param ask: for ``short``: the pool asks for no more by itself, so ask for the resize again, to the same targets.
+    :param warnings: what the log should say of nodes that serve nobody, while others do.
     """
 
-    answer: Literal["ready", "wait", "failed"]
+    answer: Literal["ready", "wait", "short", "failed"]
     why: str = ""
     node_id: str = field(default="")
+    kind: FailureKind = "pool"
+    ask: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def error(self, added: str = "") -> BatchWrapError:
+        """Return the error that this verdict asks for.
+
+        :param added: what else to say, such as the end of the start task's output.
+        """
+        return ERRORS[self.kind](self.why + added)
 
 
-def judge_pool(view: PoolView, min_nodes: int | None = None) -> Verdict:
+def judge_pool(view: PoolView, min_nodes: int | None = None, max_start_task_failures: int | None = None) -> Verdict:
     """Return whether a pool is fit to run Batch tasks.
 
-    Idle and running nodes both count, spot nodes as well: a busy shared pool is ready. A failed start task ends the
-    wait at once, since a start task that fails on one node fails on its siblings.
+    Idle and running nodes both count, spot nodes as well: a busy shared pool is ready. Nodes that are unusable or
+    offline, or whose start task failed, are borne while enough others serve.
 
-    :param min_nodes: how many usable nodes are enough; None for all that the pool asks for.
+    :param min_nodes: how many usable nodes are enough; None for all that the pool asks for, but those that are lost.
+    :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.
     """
+    verdict = _without_nodes(view)
+    if verdict is not None:
+        return verdict
+    meant, lost = view.meant, len(view.lost)
+    warnings = tuple(f"Pool {view.pool_id}: {node.trouble()}" for node in view.lost)
+    if max_start_task_failures is not None and len(view.failed_starts) > max_start_task_failures:
+        limit = f"the start task may fail on {max_start_task_failures} nodes (max_start_task_failures)"
+        return _lost(view, f"{limit}, and has failed on {len(view.failed_starts)}")
+    # What can still serve, once all has come that is to come.
+    reachable = max(view.able, meant - lost)
+    wanted = max(1, min(meant, reachable if min_nodes is None else min_nodes))
+    if view.usable >= wanted:
+        return Verdict("ready", warnings=warnings)
+    if reachable < wanted:
+        return _lost(view, f"it can have {reachable} of the {wanted} nodes it needs")
+    if view.able >= wanted or view.allocation_state != "steady":
+        return Verdict("wait", warnings=warnings)
+    return _short(view, wanted, warnings)
+
+
+def _without_nodes(view: PoolView) -> Verdict | None:
+    """Return the verdict on a pool that is gone, or is to have no nodes now; None for any other."""
     name = f"Pool {view.pool_id!r}"
     if view.state == "missing":
         return Verdict("failed", f"{name} does not exist. Check pool_id, or give a pool_config to create a pool.")
     if view.state == "deleting":
         return Verdict("failed", f"{name} is being deleted. Use another pool, or wait until it is gone.")
-    if view.target == 0 and view.autoscale:
-        if view.scale_error and not view.scale_error.startswith(_NO_SAMPLES):
-            return Verdict("failed", f"{name} has no nodes: its autoscale formula failed: {view.scale_error}")
+    if view.target:
+        return None
+    if view.autoscale:
+        if view.broken_formula:
+            return Verdict("failed", f"{name} has no nodes: its autoscale formula failed: {view.broken_formula}")
         if view.formula is None:
             return Verdict("ready")  # it grows once there is work
         if view.formula.total:
-            # Emptied for want of work it grows again; a new one waits for the first evaluation.
-            return Verdict("ready" if view.evaluated else "wait")
-    if view.target == 0 and not view.nodes:
-        return Verdict("failed", f"{name} has no nodes and is to have none. Resize it to one node or more.")
-    wanted = view.target if min_nodes is None else min(min_nodes, view.target)
-    if view.usable >= max(1, wanted):
-        return Verdict("ready")
-    if (failed := view.failed_start) is not None:
-        told = failed.failure or "no failure information"
-        code = "" if failed.exit_code is None else f" with exit code {failed.exit_code}"
-        why = f"{name}: the start task failed on node {failed.node_id}{code} ({told}). Mend the pool's start_task."
-        return Verdict("failed", why, failed.node_id)
-    lost = sum(node.state in _GONE for node in view.nodes)
-    if view.allocation_state == "steady" and len(view.nodes) - lost < max(1, wanted):
-        reasons = [*view.resize_errors, *(error for node in view.nodes for error in node.errors)]
-        told = "; ".join(reasons) or f"{view.progress()}, and no resize error is given"
-        return Verdict(
-            "failed",
-            f"{name} has {len(view.nodes) - lost} of the {max(1, wanted)} nodes it needs, and asks for no more: "
-            f"{told}. Check the account's core quota for the vm_size, or ask for fewer (min_nodes accepts a part).",
-        )
-    return Verdict("wait")
+            # Emptied for want of work it grows again; a new one, or one just woken, waits for the evaluation.
+            return Verdict("ready" if view.evaluated and not view.fresh else "wait")
+    if view.nodes:
+        return None
+    return Verdict("failed", f"{name} has no nodes and is to have none. Resize it to one node or more.")
+
+
+def _lost(view: PoolView, problem: str) -> Verdict:
+    """Return the verdict on a pool with too many nodes that serve nobody."""
+    shown = "; ".join(node.trouble() for node in view.lost)
+    first = view.failed_starts[0].node_id if view.failed_starts else ""
+    if view.failed_everywhere:
+        why = f"Pool {view.pool_id!r}: {problem}: {shown}. Mend the pool's start_task."
+        return Verdict("failed", why, first, "pool")
+    why = f"Pool {view.pool_id!r}: {problem}: {shown}. Reboot or remove these nodes, or accept fewer with min_nodes."
+    return Verdict("failed", why, first, "node_lost")
+
+
+def _short(view: PoolView, wanted: int, warnings: tuple[str, ...]) -> Verdict:
+    """Return the verdict on a pool that has stopped growing before it had its nodes."""
+    reasons = "; ".join(view.resize_errors)
+    missing = f"Pool {view.pool_id!r} has {view.able} of the {wanted} nodes it needs"
+    if view.broken_formula:
+        return Verdict("failed", f"{missing}, and its autoscale formula failed: {view.broken_formula}")
+    if view.hopeless:
+        return Verdict("failed", f"{missing}: {reasons}. Change what the pool asks for, or accept fewer (min_nodes).")
+    if view.autoscale and not reasons:
+        return Verdict("wait", warnings=warnings)  # the next evaluation asks again
+    why = (
+        f"{missing}: {reasons or f'{view.progress()}, and no resize error is given'}. Wait until others have ended, "
+        "check the account's core quota for the vm_size, or ask for fewer (min_nodes accepts a part)."
+    )
+    return Verdict("short", why, kind="no_capacity", ask=not view.autoscale, warnings=warnings)
 
 
 @dataclass(frozen=True)
@@ -351,63 +155,63 @@ class WaitView:
 
 @dataclass(frozen=True)
 class Stuck:
-    """Why a waiting Batch task will never start.
+    """Why a waiting Batch task will not start, however long it waits.
 
     :param preparation: the job preparation that failed, where that is why.
+    :param kind: the error to raise.
     """
 
     why: str
     preparation: PreparationView | None = None
+    kind: FailureKind = "config"
 
 
-def judge_wait(view: WaitView) -> Stuck | None:
-    """Return why a Batch task that waits will never start; None where it still may.
+def slots_problem(required_slots: int, pool: PoolView) -> str:
+    """Return why a Batch task would wait for ever on a pool for its slots; empty where it would not.
+
+    Azure takes such a Batch task, and a pool with a formula even grows for it (https://github.com/Azure/Batch/issues/117).
+
+    :param required_slots: slots that the Batch task takes on one node.
+    """
+    if pool.state != "active" or required_slots <= pool.task_slots_per_node:
+        return ""
+    return (
+        f"it takes {required_slots} task slots on one node, and a node of pool {pool.pool_id!r} has only "
+        f"{pool.task_slots_per_node}, so that it would wait for ever. Lower task_slots, or raise the pool's "
+        "task_slots_per_node."
+    )
+
+
+def judge_wait(view: WaitView, required_slots: int = 1) -> Stuck | None:
+    """Return why a Batch task that waits will not start; None where it still may.
 
     Azure is silent about all of these: a Batch task of an ended job, or whose preparation failed on every node, stays
-    active for ever.
+    active for ever. A pool that scales by itself and has no nodes now is worth waiting for: its formula is evaluated
+    again and again. One of fixed size that did not get its nodes asks for none until somebody resizes it.
+
+    :param required_slots: slots that the Batch task takes on one node.
     """
     if view.job_state in ("missing", "deleting"):
         return Stuck("its Batch job was deleted. Clear the set-up task, which opens a new one.")
     if view.job_state in ("terminating", "completed"):
-        told = f" ({view.job_reason})" if view.job_reason else ""
-        return Stuck(f"its Batch job has ended{told}. Clear the set-up task, which opens a new one.")
+        reason = f" ({view.job_reason})" if view.job_reason else ""
+        return Stuck(f"its Batch job has ended{reason}. Clear the set-up task, which opens a new one.")
     pool = view.pool
-    if pool is not None and pool.state in ("missing", "deleting"):
-        return Stuck(f"its pool {pool.pool_id!r} was deleted. Clear the set-up task, or use another pool.")
-    if pool is not None and (verdict := judge_pool(pool, 1)).answer == "failed":
-        return Stuck(verdict.why)
+    if pool is None:
+        return None
+    if pool.state in ("missing", "deleting"):
+        why = f"its pool {pool.pool_id!r} was deleted. Clear the set-up task, or use another pool."
+        return Stuck(why, kind="pool")
+    if problem := slots_problem(required_slots, pool):
+        return Stuck(problem)
+    verdict = judge_pool(pool, 1)
+    if verdict.answer == "failed" or (verdict.answer == "short" and verdict.ask):
+        return Stuck(verdict.why, kind=verdict.kind)
     failed = {item.node_id: item for item in view.preparations if item.failed}
-    if not failed or pool is None:
+    if not failed:
         return None
     # The service bars a node from the job once its preparation failed there, and tries the next one.
-    if any(node.state in _USABLE and node.node_id not in failed for node in pool.nodes):
+    if any(node.state in USABLE and node.node_id not in failed for node in pool.nodes):
         return None
     first = next(iter(failed.values()))
     return Stuck(f"the job preparation task, which brings the inputs, failed on node {first.node_id}", first)
-
-
-def state_line(view: TaskView) -> str:
-    """Return a Batch task's state as the log has it, once at each change."""
-    rerun = f", rerun {view.reruns} by Batch" if view.reruns else ""
-    return (f"{view.state} on node {view.node_id}" if view.node_id else view.state) + rerun
-
-
-def signal_of(exit_code: int) -> str:
-    """Return what a shell's exit code above 128 tells: the signal that ended the process."""
-    number = exit_code - 128
-    return f" (ended by signal {number}, {_SIGNALS[number]})" if number in _SIGNALS else ""
-
-
-def failure_text(failure: Any) -> str:
-    """Return an SDK failure information's message and details as one line."""
-    details = [f"{pair.name}: {pair.value}" for pair in failure.details or () if pair.value]
-    return scrub("; ".join(part for part in ((failure.message or "").strip(), *details) if part))[:2000]
-
-
-def text(value: object) -> str:
-    """Return the wire's word for an SDK enum member or string; empty for None."""
-    return "" if value is None else str(getattr(value, "value", value))
-
-
-def moment(value: datetime | None) -> str:
-    return value.isoformat() if value else ""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from azure.core import exceptions as azure
 
-from airflow_batchwrap.exceptions import ConfigError, PoolError, Throttled
+from airflow_batchwrap.exceptions import ConfigError, NoCapacity, Throttled
 from airflow_batchwrap.hooks.errors import translate, translated
 
 SECRET = "c2VjcmV0"
@@ -31,8 +31,10 @@ def response(kind: Any, status: int, code: str, text: str = "Something is wrong.
         (response(azure.HttpResponseError, 400, "InvalidPropertyValue"), ConfigError, "connection 'my_conn'"),
         (response(azure.ClientAuthenticationError, 401, "AuthenticationFailed"), ConfigError, "name and key"),
         (response(azure.HttpResponseError, 403, "AuthorizationFailure"), ConfigError, "roles of the identity"),
-        (response(azure.ResourceExistsError, 409, "PoolQuotaReached"), PoolError, "quota of pools"),
-        (response(azure.ResourceExistsError, 409, "ActiveJobAndScheduleQuotaReached"), PoolError, "active jobs"),
+        (response(azure.ResourceExistsError, 409, "PoolQuotaReached"), NoCapacity, "quota of pools"),
+        (response(azure.ResourceExistsError, 409, "ActiveJobAndScheduleQuotaReached"), NoCapacity, "active jobs"),
+        (response(azure.ResourceExistsError, 409, "AutoPoolCreationFailedWithQuotaReached"), NoCapacity, "is used up"),
+        (response(azure.HttpResponseError, 413, "RequestEntityTooLarge"), ConfigError, "32,768 characters"),
         (response(azure.HttpResponseError, 429, "TooManyRequests"), Throttled, "busy or failing"),
         (response(azure.HttpResponseError, 503, "ServerBusy"), Throttled, "busy or failing"),
         (response(azure.HttpResponseError, 500, "OperationTimedOut"), Throttled, "busy or failing"),

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from airflow_batchwrap.exceptions import NoCapacity, PoolError
 from airflow_batchwrap.hooks.autoscale import ScaleFormula
 from airflow_batchwrap.hooks.resizing import Resize, judge_resize
 from airflow_batchwrap.hooks.views import NodeView, PoolView
@@ -69,3 +70,24 @@ def test_what_cannot_be_is_told(view: PoolView, said: str) -> None:
     verdict = judge_resize(view, WANTED)
     assert verdict.answer == "failed"
     assert said in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("view", "kind"),
+    [
+        (pool(present=(1, 0), resize_errors=("AccountCoreQuotaReached: no cores",)), NoCapacity),
+        (
+            pool(present=(1, 0), resize_errors=("AllocationFailed: no machines",), autoscale=True, formula=OWN),
+            NoCapacity,
+        ),
+        (pool(present=(1, 0), resize_errors=("UnsupportedVMSize: no such size",)), PoolError),
+        (pool(state="missing"), PoolError),
+    ],
+)
+def test_an_error_says_whether_asking_again_may_be_enough(view: PoolView, kind: type[Exception]) -> None:
+    assert type(judge_resize(view, WANTED).error()) is kind
+
+
+def test_a_formula_that_only_lacks_samples_is_waited_for() -> None:
+    view = pool((0, 0), autoscale=True, formula=OWN, scale_error="InsufficientSampleData: too few")
+    assert judge_resize(view, WANTED).answer == "wait"
