@@ -12,6 +12,7 @@ from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.control.pace import PROFILES, Pace
 from airflow_batchwrap.local.faults import Faults, FaultsError
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
+from airflow_batchwrap.local.quotas import Quotas, QuotasError
 
 app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)
 
@@ -28,9 +29,8 @@ TimeScale = Annotated[
 Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
 FaultSpec = Annotated[str, typer.Option(help="What goes wrong on purpose, such as seed=7,503=0.1,drop=0.02.")]
 RequestTime = Annotated[float, typer.Option(min=0.05, help="How long a request may take to arrive, in seconds.")]
-JobQuota = Annotated[int, typer.Option(min=1, help="Jobs and job schedules that may be active.")]
 AccessLog = Annotated[Path | None, typer.Option(help="File for a line about each request, without its query.")]
-Quota = Annotated[int | None, typer.Option(min=0, help="Dedicated nodes, and spot nodes, that the account may have.")]
+Quota = Annotated[str, typer.Option(help="What the account may have, such as jobs=10,pools=5,cores=20,spot-cores=8.")]
 
 
 def _fail(message: object) -> typer.Exit:
@@ -61,6 +61,13 @@ def _faults(text: str) -> Faults:
         raise _fail(error) from None
 
 
+def _quotas(text: str) -> Quotas:
+    try:
+        return Quotas.parse(text)
+    except QuotasError as error:
+        raise _fail(error) from None
+
+
 @app.command()
 def serve(
     data: Data,
@@ -72,8 +79,7 @@ def serve(
     profile: Profile = "instant",
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
-    quota: Quota = None,
-    job_quota: JobQuota = 1000,
+    quota: Quota = "",
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
     access_log: AccessLog = None,
@@ -85,6 +91,7 @@ def serve(
     given = _key(key, dev_key, host)
     pace = _pace(profile, time_scale)
     wrong = _faults(faults)
+    limits = _quotas(quota)
     try:
         home = Home.make(data)
         with home.lock():
@@ -102,8 +109,7 @@ def serve(
                 kept,
                 pace=pace,
                 capacity=capacity,
-                quota=quota,
-                job_quota=job_quota,
+                quotas=limits,
                 faults=wrong,
                 request_time=request_time,
                 access_log=access_log,
@@ -123,8 +129,7 @@ def start(
     profile: Profile = "instant",
     time_scale: TimeScale = 1.0,
     capacity: Capacity = None,
-    quota: Quota = None,
-    job_quota: JobQuota = 1000,
+    quota: Quota = "",
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
     access_log: AccessLog = None,
@@ -138,8 +143,9 @@ def start(
     arguments += ["--faults", faults, "--request-time", str(request_time)]
     if access_log:
         arguments += ["--access-log", str(access_log.absolute())]
-    for name, number in (("--capacity", capacity), ("--quota", quota), ("--job-quota", job_quota)):
-        arguments += [] if number is None else [name, str(number)]
+    _quotas(quota)
+    arguments += ["--quota", quota]
+    arguments += [] if capacity is None else ["--capacity", str(capacity)]
     try:
         if given and runner.attach(data) is None:
             # By its file, not its command line, which others on this machine can read.

@@ -11,6 +11,7 @@ KINDS = {
     "drop": "share of the requests whose connection is cut, before or after they take effect",
     "preempt": "share of the commands started on a spot node that cost it the node",
     "download": "share of the resource files that cannot be downloaded",
+    "allocation": "share of the resizes that get none of the nodes that are missing",
 }
 
 
@@ -25,11 +26,19 @@ class Faults:
     meets the same fate in every run with the same specification, whatever happens to the other kinds.
 
     :param rates: the share of each of `KINDS`, 0 to 1.
+    :param counts: in place of a share, how often it goes wrong before it never does again.
     :param seed: where the random numbers begin.
     :param retry_after: what Retry-After says, in seconds.
     """
 
-    def __init__(self, rates: dict[str, float] | None = None, seed: int = 0, retry_after: int = 1) -> None:
+    def __init__(
+        self,
+        rates: dict[str, float] | None = None,
+        seed: int = 0,
+        retry_after: int = 1,
+        counts: dict[str, int] | None = None,
+    ) -> None:
+        self._counts = dict(counts or {})
         self.rates = {kind: rate for kind, rate in (rates or {}).items() if rate > 0}
         self.retry_after = retry_after
         self._dice = {kind: random.Random(f"{seed}:{kind}") for kind in (*KINDS, "after")}  # noqa: S311 - no secrets
@@ -38,17 +47,20 @@ class Faults:
     def parse(cls, text: str) -> Faults:
         """Read a specification.
 
-        :param text: such as ``seed=7,503=0.1,drop=0.02,retry-after=2``.
+        :param text: such as ``seed=7,503=0.1,allocation=2x,retry-after=2``: a share, or how often before no more.
         :return: the faults.
         :raises FaultsError: it cannot be read.
         """
         rates: dict[str, float] = {}
+        counts: dict[str, int] = {}
         others = {"seed": 0, "retry-after": 1}
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = part.partition("=")
             try:
                 if name in others:
                     others[name] = int(value)
+                elif name in KINDS and value.endswith("x"):
+                    counts[name] = int(value[:-1])
                 elif name in KINDS:
                     rates[name] = float(value)
                 else:
@@ -57,13 +69,13 @@ class Faults:
                 raise
             except ValueError:
                 raise FaultsError(f"The fault {part!r} cannot be read: it is a name, '=' and a number.") from None
-            if not 0 <= rates.get(name, 0) <= 1:
-                raise FaultsError(f"The fault {part!r} is no share: give a number from 0 to 1.")
-        return cls(rates, others["seed"], others["retry-after"])
+            if not 0 <= rates.get(name, 0) <= 1 or counts.get(name, 0) < 0:
+                raise FaultsError(f"The fault {part!r} is no share: give a number from 0 to 1, or a count such as 2x.")
+        return cls(rates, others["seed"], others["retry-after"], counts)
 
     def __bool__(self) -> bool:
         """Whether anything can go wrong."""
-        return bool(self.rates)
+        return bool(self.rates or self._counts)
 
     def strikes(self, kind: str) -> bool:
         """Whether this time it goes wrong.
@@ -71,6 +83,9 @@ class Faults:
         :param kind: one of `KINDS`.
         :return: whether it does.
         """
+        if self._counts.get(kind, 0) > 0:
+            self._counts[kind] -= 1
+            return True
         rate = self.rates.get(kind)
         return rate is not None and self._dice[kind].random() < rate
 

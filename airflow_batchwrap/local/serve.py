@@ -20,9 +20,10 @@ from airflow_batchwrap.local.api.accesslog import AccessLog
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
-from airflow_batchwrap.local.control.world import MOST_ACTIVE, Config
+from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError
+from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
 from airflow_batchwrap.local.state.store import StoreError
 
@@ -91,8 +92,7 @@ def serve(
     *,
     pace: Pace = INSTANT,
     capacity: int | None = None,
-    quota: int | None = None,
-    job_quota: int = MOST_ACTIVE,
+    quotas: Quotas | None = None,
     faults: Faults | None = None,
     request_time: float = Connection.request_time,
     access_log: Path | None = None,
@@ -106,8 +106,7 @@ def serve(
     :param key: the account's key in base64.
     :param pace: how long things take.
     :param capacity: how many nodes there are to be had.
-    :param quota: how many nodes of either kind the account may have.
-    :param job_quota: how many jobs and job schedules may be active.
+    :param quotas: how many jobs, pools and cores the account may have.
     :param faults: what goes wrong on purpose.
     :param request_time: how long a request may take to arrive, in seconds.
     :param access_log: a file for a line about each request.
@@ -125,8 +124,7 @@ def serve(
         hosts=frozenset(f"{name}:{port}".lower() for name in names),
         pace=pace,
         capacity=capacity,
-        quota=quota,
-        job_quota=job_quota,
+        quotas=quotas or Quotas(),
         faults=faults or Faults(),
     )
     Connection.request_time = request_time

@@ -110,7 +110,9 @@ def test_downloads_fail(faulty: Begin, web: Web) -> None:
     assert web.asked == []
 
 
-@pytest.mark.parametrize("spec", ["nonsense=1", "503", "503=often", "503=1.5", "drop=-1", "seed=x"])
+@pytest.mark.parametrize(
+    "spec", ["nonsense=1", "503", "503=often", "503=1.5", "drop=-1", "seed=x", "503=x", "503=-1x", "drop=1.5x"]
+)
 def test_unreadable_specification_is_refused(spec: str) -> None:
     with pytest.raises(FaultsError, match=spec.partition("=")[0]):
         Faults.parse(spec)
@@ -119,6 +121,13 @@ def test_unreadable_specification_is_refused(spec: str) -> None:
 def test_unreadable_specification_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(runner.LocalServiceError, match="There is no fault 'nonsense'"):
         runner.launch(tmp_path / "data", ["--faults", "nonsense=1"])
+
+
+def test_a_count_goes_wrong_so_often_and_never_again() -> None:
+    faults = Faults.parse("503=2x,drop=0.5,allocation=0x")
+    assert bool(faults)
+    assert [faults.strikes("503") for _ in range(5)] == [True, True, False, False, False]
+    assert not faults.strikes("allocation")
 
 
 def test_one_kind_does_not_disturb_another() -> None:

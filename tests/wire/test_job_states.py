@@ -127,7 +127,7 @@ def test_states_that_allow_no_change(wire: Wire, pool: str) -> None:
 
 
 def test_account_has_so_many_active_jobs_and_no_more(services: Callable[..., Wire], tmp_path: Path) -> None:
-    wire = services(tmp_path / "few", "--job-quota", "2")
+    wire = services(tmp_path / "few", "--quota", "jobs=2")
     first = wire.job("none")
     specification = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="none"))
     later = m.BatchJobScheduleConfiguration(do_not_run_until=datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def scarce(services: Callable[..., Wire], tmp_path_factory: pytest.TempPathFactory) -> Wire:
     """A service with few nodes, on which five minutes pass in a fifth of a second."""
     data: Path = tmp_path_factory.mktemp("scarce")
-    return services(data / "data", "--time-scale", "1500", "--capacity", "5", "--quota", "4")
+    return services(data / "data", "--time-scale", "1500", "--capacity", "5", "--quota", "cores=8,spot-cores=8")
 
 
 def steady(wire: Wire, name: str) -> m.BatchPool:

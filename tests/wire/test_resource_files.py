@@ -198,11 +198,3 @@ def test_container_of_the_auto_storage_account(wire: Wire, job: str, container: 
     finally:
         file.unlink()
     assert wire.text(job, task.id) == "./in/other/c.txt\n"
-
-
-def test_too_many_resource_files_for_one_task(wire: Wire, job: str) -> None:
-    files = [m.ResourceFile(http_url=f"http://h/{number}?{'s' * 300}", file_path=str(number)) for number in range(100)]
-    with pytest.raises(HttpResponseError) as caught:
-        wire.add(job, "/bin/true", resource_files=files)
-    assert caught.value.status_code == 413
-    assert "RequestEntityTooLarge" in str(caught.value)

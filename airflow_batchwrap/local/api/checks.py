@@ -19,7 +19,8 @@ RELEASE = "PT15M"
 #: Learn: taskSlotsPerNode is at most 256, and so are a task's slots.
 MOST_SLOTS = 256
 
-#: Resource files of one task, in characters of JSON (azure-notes.md, limits).
+#: Resource files of one task, in characters of their JSON. The reference has a code of their own for too many
+#: (RequestEntityTooLarge); the real service answers as below (https://github.com/Azure/BatchExplorer/issues/30).
 MOST_RESOURCES = 32_768
 
 #: Azure Storage: a container's name.
@@ -64,7 +65,13 @@ def resource_files(body: dict[str, Any], name: str = "resourceFiles") -> None:
     """
     files = body.get(name, [])
     if len(json.dumps(files)) > MOST_RESOURCES:
-        raise BatchError("RequestEntityTooLarge", f"{name} is longer than {MOST_RESOURCES} characters in all.")
+        raise BatchError(
+            "InvalidPropertyValue",
+            values={
+                "PropertyName": name,
+                "Reason": f"Total size of {name} cannot be more than {MOST_RESOURCES} characters",
+            },
+        )
     for file in files:
         sources = [key for key in ("httpUrl", "storageContainerUrl", "autoStorageContainerName") if key in file]
         if len(sources) != 1:

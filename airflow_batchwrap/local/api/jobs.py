@@ -105,7 +105,7 @@ def within_quota(world: World) -> None:
     """
     active = sum(job.state not in ("completed", "deleting") for job in world.jobs)
     active += sum(schedule.state not in ("completed", "deleting") for schedule in world.schedules)
-    if active >= world.config.job_quota:
+    if active >= world.config.quotas.jobs:
         raise BatchError(
             "ActiveJobAndScheduleQuotaReached",
             f"{active} jobs and job schedules are active, which is as many as may be: terminate or delete some.",

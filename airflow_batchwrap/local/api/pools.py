@@ -80,6 +80,9 @@ def make(world: World, name: str, body: dict[str, Any]) -> Pool:
     dedicated, low_priority = body.pop("targetDedicatedNodes", 0), body.pop("targetLowPriorityNodes", 0)
     if (existing := world.pools.get(name)) is not None:
         raise BatchError("PoolBeingDeleted" if existing.state == "deleting" else "PoolExists")
+    most = world.config.quotas.pools
+    if most is not None and (count := len(world.pools)) >= most:
+        raise BatchError("PoolQuotaReached", f"The account has {count} pools, as many as it may: delete some.")
     pool = Pool(world.store.next_uid(), name, body)
     world.pools.add(pool)
     world.store.touch(pool)

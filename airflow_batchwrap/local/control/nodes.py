@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from airflow_batchwrap.local.control import usage
 from airflow_batchwrap.local.control.world import World
@@ -16,6 +16,8 @@ from airflow_batchwrap.local.wire import times
 #: Nodes of a kind that a pool may have here: each is a directory and some memory, and a typing error (or a formula)
 #: should not fill the disk.
 MOST_NODES = 1000
+#: What Azure's messages call dedicated nodes, and others.
+_NAMES = {True: "dedicated", False: "low priority"}
 #: The code and the words of an allocation that took too long.
 _TIMED_OUT = ("AllocationTimedout", "there were none to be had within the resize timeout")
 
@@ -133,15 +135,21 @@ class Nodes:
         """Add the nodes that are missing, as far as they are to be had within the resize timeout."""
         pace, loop = self._world.pace, asyncio.get_running_loop()
         deadline = loop.time() + pace.here(times.parse_duration(pool.body["resizeTimeout"]))
-        missing = {dedicated: self._allowed(pool, dedicated) for dedicated in (True, False)}
+        missing = {dedicated: self._missing(pool, dedicated) for dedicated in (True, False)}
         if not any(missing.values()):
             return
         await _first(stop, max(0.0, min(pace.here(pace.allocation), deadline - loop.time())))
         late = pace.here(pace.allocation) > 0 and loop.time() >= deadline
+        if not stop.is_set():
+            # Only now, since others may have taken what was there, or left it.
+            missing = {dedicated: self._allowed(pool, dedicated) for dedicated in missing}
+            if any(missing.values()) and self._world.config.faults.strikes("allocation"):
+                self._fail(pool, missing)
+                return
         while not stop.is_set() and not late and pool.state == "active":
             room = self._room
             for dedicated in missing:
-                while missing[dedicated] and self._has_room():
+                while missing[dedicated] and self._has_room(pool, dedicated):
                     missing[dedicated] -= 1
                     self._world.spawn(self._world.boots.boot(self._create(pool, dedicated)))
             if not any(missing.values()):
@@ -150,35 +158,58 @@ class Nodes:
             late = loop.time() >= deadline
         if pool.state == "deleting":
             return
-        kinds = {True: "dedicated", False: "low priority"}
         code, why = ("ResizeStopped", "the resize was stopped") if stop.is_set() else _TIMED_OUT
         for dedicated, count in missing.items():
             if count:
-                self._lack(pool, code, f"{count} {kinds[dedicated]} nodes could not be allocated: {why}.")
+                self._lack(pool, code, f"{count} {_NAMES[dedicated]} nodes could not be allocated: {why}.")
+
+    def _missing(self, pool: Pool, dedicated: bool) -> int:
+        """How many nodes of a kind a pool lacks."""
+        target = pool.target_dedicated if dedicated else pool.target_low_priority
+        return max(0, target - sum(node.dedicated == dedicated for node in pool.nodes))
 
     def _allowed(self, pool: Pool, dedicated: bool) -> int:
-        """How many nodes of a kind a pool lacks, as far as the quota lets it have them."""
-        target = pool.target_dedicated if dedicated else pool.target_low_priority
-        present = sum(node.dedicated == dedicated for node in pool.nodes)
-        wanted = max(0, target - present)
-        if self._world.config.quota is None:
-            quota, held = MOST_NODES, present
-        else:
-            quota = self._world.config.quota
-            held = sum(node.dedicated == dedicated for one in self._world.pools for node in one.nodes)
-        allowed = min(wanted, max(0, quota - held))
+        """How many of the nodes that a pool lacks the quota lets it have; the rest is a resize error."""
+        wanted = self._missing(pool, dedicated)
+        allowed = min(wanted, self._in_quota(pool, dedicated))
         if allowed < wanted:
+            quota = self._world.config.quotas.of_cores(dedicated)
+            limit = f"a pool has {MOST_NODES} nodes of a kind at most here" if quota is None else f"{quota} cores"
             code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
-            self._lack(pool, code, f"The account may have {quota} nodes of this kind, and has {held}.")
+            self._lack(pool, code, f"The specified account has reached core quota ({limit}).")
         return allowed
 
-    def _lack(self, pool: Pool, code: str, message: str) -> None:
-        pool.resize_errors = [*pool.resize_errors, {"code": code, "message": message}]
+    def _in_quota(self, pool: Pool, dedicated: bool) -> int:
+        """How many more nodes of a kind a pool may get before the account's cores are used up."""
+        quota = self._world.config.quotas.of_cores(dedicated)
+        if quota is None:
+            return MOST_NODES - sum(node.dedicated == dedicated for node in pool.nodes)
+        held = sum(
+            usage.cores(node.pool.body["vmSize"])
+            for one in self._world.pools
+            for node in one.nodes
+            if node.dedicated == dedicated
+        )
+        return max(0, quota - held) // usage.cores(pool.body["vmSize"])
+
+    def _fail(self, pool: Pool, missing: dict[bool, int]) -> None:
+        """Note that nodes could not be allocated, in Azure's own words."""
+        why = "Deployment allocation failed due to insufficient capacity for the requested VM size in the region."
+        for dedicated in (kind for kind, count in missing.items() if count):
+            message = f"Desired number of {_NAMES[dedicated]} nodes could not be allocated"
+            self._lack(pool, "AllocationFailed", message, [{"name": "Reason", "value": why}])
+
+    def _lack(self, pool: Pool, code: str, message: str, values: Sequence[dict[str, str]] = ()) -> None:
+        error = {"code": code, "message": message, **({"values": list(values)} if values else {})}
+        pool.resize_errors = [*pool.resize_errors, error]
         self._world.store.touch(pool)
 
-    def _has_room(self) -> bool:
-        capacity = self._world.config.capacity
-        return capacity is None or sum(len(pool.nodes) for pool in self._world.pools) < capacity
+    def _has_room(self, pool: Pool, dedicated: bool) -> bool:
+        """Whether one more node of a kind is to be had, now that others may have got theirs."""
+        config = self._world.config
+        if config.capacity is not None and sum(len(one.nodes) for one in self._world.pools) >= config.capacity:
+            return False
+        return config.quotas.of_cores(dedicated) is None or self._in_quota(pool, dedicated) > 0
 
     def _surplus(self, pool: Pool) -> list[Node]:
         surplus: list[Node] = []

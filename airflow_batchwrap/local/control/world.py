@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.node.blob import BlobClient
+from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.state.entities import Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.state.registry import Registry
 from airflow_batchwrap.local.state.store import Store
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Active jobs and job schedules of an account (Learn: quotas; 100 to 300 by default, and this at most).
-MOST_ACTIVE = 1000
-
 
 @dataclass(frozen=True)
 class Config:
@@ -44,8 +42,7 @@ class Config:
     :param pace: how long things take.
     :param capacity: how many nodes there are to be had, over all pools; None for as many as are wanted. More wait for
         others to go, until their pool's resize timeout.
-    :param quota: how many nodes of either kind the account may have; None for as many as are wanted.
-    :param job_quota: how many jobs and job schedules may be active.
+    :param quotas: how many jobs, pools and cores the account may have.
     :param faults: what goes wrong on purpose.
     """
 
@@ -56,8 +53,7 @@ class Config:
     hosts: frozenset[str] = frozenset()
     pace: Pace = INSTANT
     capacity: int | None = None
-    quota: int | None = None
-    job_quota: int = MOST_ACTIVE
+    quotas: Quotas = field(default_factory=Quotas)
     faults: Faults = field(default_factory=Faults)
 
     @property

@@ -46,6 +46,10 @@ MODELS: dict[str, dict[str, Property]] = {
 ENUMS: dict[str, dict[str, str]] = {
     name: {value.lower(): value for value in values} for name, values in _RAW["enums"].items()
 }
+#: Properties that may have so many characters and no more, as their own documentation says; those of user accounts
+#: have another length (https://learn.microsoft.com/rest/api/batchservice). Ids are checked with their letters.
+LONGEST = {"displayName": 1024}
+LONGEST_ACCOUNT = 20
 
 
 def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> dict[str, Any]:
@@ -79,6 +83,8 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
             kept[name] = [_value(known, item, f"{where}[{index}]", lenient) for index, item in enumerate(value)]
         else:
             raise _wrong(where, "a list")
+        if name in LONGEST or (model == "UserAccount" and name == "name"):
+            _short(kept[name], LONGEST.get(name, LONGEST_ACCOUNT), where)
     for name, known in properties.items():
         if known.required and not known.read_only and name not in kept:
             where = f"{path}.{name}" if path else name
@@ -90,6 +96,15 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
 
 def _wrong(where: str, wanted: str) -> BatchError:
     return BatchError("InvalidRequestBody", f"The property {where} must be {wanted}.", values={"Name": where})
+
+
+def _short(value: str, longest: int, where: str) -> None:
+    if len(value) > longest:
+        raise BatchError(
+            "InvalidPropertyValue",
+            f"The property {where} has {len(value)} characters, and may have {longest}.",
+            values={"PropertyName": where, "Reason": f"It cannot be more than {longest} characters"},
+        )
 
 
 def _value(known: Property, value: Any, where: str, lenient: bool) -> Any:

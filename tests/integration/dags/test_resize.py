@@ -58,7 +58,9 @@ def slow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServ
     from airflow_batchwrap.local import runner
 
     data: Path = tmp_path_factory.mktemp("slow")
-    service = runner.launch(data / "data", ["--quota", "2", "--profile", "azure", "--time-scale", "60"])
+    service = runner.launch(
+        data / "data", ["--quota", "cores=4,spot-cores=4", "--profile", "azure", "--time-scale", "60"]
+    )
     yield service
     service.stop()
 
