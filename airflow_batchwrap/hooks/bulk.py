@@ -25,6 +25,7 @@ from airflow_batchwrap.workspace import BlobRef
 if TYPE_CHECKING:
     from azure.batch import BatchClient
     from azure.batch.aio import BatchClient as AsyncBatchClient
+    from azure.batch.models import BatchError
 
 _MOST_TASKS = 100  # in one request; Azure Batch REST reference, "Task - Add Collection"
 _VIEW_SELECT = ["id", "state", "executionInfo", "nodeInfo"]
@@ -284,9 +285,7 @@ class _Submission(Generic[T]):
             elif status == "servererror":
                 again.add(str(answer.task_id))
             else:
-                message = answer.error.message.value if answer.error and answer.error.message else ""
-                said = (message or "").strip().splitlines()
-                refused.append(f"{answer.task_id!r}: {code}: {scrub(said[0]) if said else 'no message'}")
+                refused.append(f"{answer.task_id!r}: {code}: {_reason(answer.error)}")
         with self._lock:
             self._new += new
             self._done += new + there
@@ -318,3 +317,11 @@ class _Submission(Generic[T]):
                 self._refusals += 1
             pause = asked or min(_LONGEST_BACK_OFF, 0.25 * 2**self._refusals)
             self._resume_at = max(self._resume_at, now + pause * random.uniform(1.0, 1.2))  # noqa: S311 - no secret
+
+
+def _reason(error: BatchError | None) -> str:
+    """Return why Batch refuses one of many Batch tasks: the sentence of its message, and the values beside it."""
+    message = error.message.value if error and error.message else ""
+    lines = (message or "").strip().splitlines()
+    values = [f"{item.key}: {item.value}" for item in (error.error_values if error else None) or () if item.value]
+    return scrub("; ".join([*lines[:1], *values]))[:1000] or "no message"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,6 +177,25 @@ def test_resource_files_have_a_length_together(wire: Wire, pool: str, job: str) 
     start = m.BatchStartTask(command_line="/bin/true", resource_files=files(90))
     options = wire.pool_options(wire.name("pool"), 0, start_task=start)
     assert refused(lambda: wire.client.create_pool(options))[:2] == (400, "InvalidPropertyValue")
+
+
+@pytest.mark.usefixtures("airflow_home")
+def test_one_of_many_tasks_that_is_too_long_is_refused_with_the_reason(
+    wire: Wire, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batchwrap import BatchWrapHook
+
+    login = {"login": wire.service.account, "password": wire.service.key}
+    connection = {"conn_type": "azure_batch", **login, "extra": {"account_url": wire.service.url}}
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps(connection))
+
+    def body(index: int) -> dict[str, Any]:
+        given = [file.as_dict() for file in files(90 if index else 1)]
+        return {"id": f"many-{index}", "commandLine": "/bin/true", "resourceFiles": given}
+
+    with pytest.raises(ConfigError, match=r"Batch refuses 1 of 2.*'many-1': InvalidPropertyValue.*32768 characters"):
+        BatchWrapHook().create_tasks(job, [0, 1], body, threads=1)
+    assert wire.client.get_task(job, "many-0").id == "many-0"
 
 
 def test_names_have_a_length(wire: Wire, pool: str, job: str) -> None:
