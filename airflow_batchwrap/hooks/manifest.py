@@ -132,13 +132,16 @@ class Stall:
     stuck: Stuck | None = None
 
 
-def judge_stall(view: WaitView) -> Stall | None:
-    """Return why nothing runs in a job; None where something still may."""
+def judge_stall(view: WaitView, required_slots: int = 1) -> Stall | None:
+    """Return why nothing runs in a job; None where something still may.
+
+    :param required_slots: slots that each of its Batch tasks takes on one node.
+    """
     if view.job_state in ("missing", "deleting"):
         return Stall("gone")
     if view.job_state in ("terminating", "completed"):
         return Stall("ended", view.job_reason or "for no reason given")
-    stuck = judge_wait(view)
+    stuck = judge_wait(view, required_slots)
     return None if stuck is None else Stall("stuck", stuck=stuck)
 
 

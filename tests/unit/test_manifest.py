@@ -94,6 +94,15 @@ def test_a_stall_of_the_pool_has_its_reason() -> None:
     assert "was deleted" in found.stuck.why
 
 
+def test_a_stall_for_want_of_slots_has_its_reason() -> None:
+    pool = PoolView("p", "active", "steady", 1, nodes=(NodeView("n", "idle"),), task_slots_per_node=2)
+    assert judge_stall(WaitView("active", pool=pool), 2) is None
+    found = judge_stall(WaitView("active", pool=pool), 3)
+    assert found is not None
+    assert found.stuck is not None
+    assert "takes 3 task slots" in found.stuck.why
+
+
 @pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 1 s"), (7325, "2 h 2 min")])
 def test_durations(seconds: float, told: str) -> None:
     assert duration(seconds) == told

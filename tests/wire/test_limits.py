@@ -213,6 +213,15 @@ def test_names_have_a_length(wire: Wire, pool: str, job: str) -> None:
         assert refused(refusal)[:2] == (400, "InvalidPropertyValue")
 
 
+def test_an_environment_that_linux_does_not_take_fails_the_task_and_no_more(wire: Wire, job: str) -> None:
+    large = [m.EnvironmentSetting(name="LARGE", value="x" * 200_000)]
+    done = wire.run(job, "/bin/true", environment_settings=large)
+    assert done.execution_info is not None
+    assert done.execution_info.failure_info is not None
+    assert done.execution_info.failure_info.code == "CommandLaunchFailed"
+    assert "Argument list too long" in str(done.execution_info.failure_info.message)
+
+
 def test_a_task_of_more_slots_than_a_node_has_waits_for_ever_and_is_known_to(wire: Wire, pool: str, job: str) -> None:
     # The real service takes it, too: https://github.com/Azure/Batch/issues/117. The pool's nodes have four slots.
     large = wire.add(job, "/bin/true", required_slots=5)
