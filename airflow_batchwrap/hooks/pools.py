@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.hooks.autoscale import EVALUATION_INTERVAL, ScaleFormula
 from airflow_batchwrap.hooks.errors import code_of
-from airflow_batchwrap.hooks.views import EntityView, NodeView, PoolView, text
+from airflow_batchwrap.hooks.poolviews import NodeView, PoolView
+from airflow_batchwrap.hooks.taskviews import EntityView
+from airflow_batchwrap.hooks.words import text
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.exceptions import BatchWrapError
 from airflow_batchwrap.hooks.errors import code_of
-from airflow_batchwrap.hooks.views import PoolView, PreparationView, TaskView, WaitView, text
+from airflow_batchwrap.hooks.poolviews import PoolView
+from airflow_batchwrap.hooks.taskviews import PreparationView, TaskView
+from airflow_batchwrap.hooks.views import WaitView
+from airflow_batchwrap.hooks.words import text
 from airflow_batchwrap.naming import BatchTaskKey
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ that has still to be evaluated: all of these are waited for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, NodeLost, PoolError
@@ -20,7 +20,6 @@ from airflow_batchwrap.hooks.taskviews import PreparationView as PreparationView
 from airflow_batchwrap.hooks.taskviews import TaskView as TaskView
 from airflow_batchwrap.hooks.taskviews import signal_of as signal_of
 from airflow_batchwrap.hooks.taskviews import state_line as state_line
-from airflow_batchwrap.hooks.words import text as text
 
 # What is to be mended, or whether trying again may be enough.
 FailureKind = Literal["config", "pool", "node_lost", "no_capacity"]
@@ -47,7 +46,7 @@ class Verdict:
 
     answer: Literal["ready", "wait", "short", "failed"]
     why: str = ""
-    node_id: str = field(default="")
+    node_id: str = ""
     kind: FailureKind = "pool"
     ask: bool = False
     warnings: tuple[str, ...] = ()
