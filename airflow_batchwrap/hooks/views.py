@@ -8,7 +8,7 @@ that has still to be evaluated: all of these are waited for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, NodeLost, PoolError
@@ -40,7 +40,8 @@ class Verdict:
     :param why: for ``short`` and ``failed``, the problem and the remedy.
     :param node_id: for ``failed``, the node whose start task's stderr tells more.
     :param kind: for ``short`` and ``failed``, the error to raise: for ``short`` only once the time is over.
-    :param ask: for ``short``: the pool asks for no more by itself, so ask for the resize again, to the same targets.
+    :param ask: for ``short``: the pool asks for no more by itself, so ask for it: of one of fixed size the same targets
+        again, of one with our formula its whole size for a while (``ScaleFormula.resized`` with the same bounds).
     :param warnings: what the log should say of nodes that serve nobody, while others do.
     """
 
@@ -82,7 +83,10 @@ def judge_pool(view: PoolView, min_nodes: int | None = None, max_start_task_fail
     if view.usable >= wanted:
         return Verdict("ready", warnings=warnings)
     if reachable < wanted:
-        return _lost(view, f"it can have {reachable} of the {wanted} nodes it needs")
+        verdict = _lost(view, f"it can have {reachable} of the {wanted} nodes it needs")
+        others = view.formula is not None and not view.fresh and view.formula.total - lost >= wanted
+        # It has shrunk to what the work needs, and does not know that some of it is lost.
+        return replace(verdict, answer="short", ask=True) if others and verdict.kind == "node_lost" else verdict
     if view.able >= wanted or view.allocation_state != "steady":
         return Verdict("wait", warnings=warnings)
     return _short(view, wanted, warnings)
@@ -105,8 +109,8 @@ def _without_nodes(view: PoolView) -> Verdict | None:
         if view.formula.total:
             # Emptied for want of work it grows again; a new one, or one just woken, waits for the evaluation.
             return Verdict("ready" if view.evaluated and not view.fresh else "wait")
-    if view.nodes:
-        return None
+    if view.able:
+        return None  # they work until they go
     return Verdict("failed", f"{name} has no nodes and is to have none. Resize it to one node or more.")
 
 

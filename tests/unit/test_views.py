@@ -86,6 +86,19 @@ def test_a_lost_node_is_borne_while_others_serve_and_is_named_where_they_do_not(
     assert judge_pool(pool(state, target=3, allocation="resizing")).answer == "wait"
 
 
+def test_a_pool_that_shrank_to_a_node_that_is_lost_has_others_to_ask_for() -> None:
+    own = ScaleFormula.new(3, 0, 15, timedelta(minutes=-60))
+    view = pool("unusable", target=1, autoscale=True, formula=own, evaluated=True)
+    verdict = judge_pool(view, 1)
+    assert (verdict.answer, verdict.ask, type(verdict.error())) == ("short", True, NodeLost)
+    stuck = judge_wait(WaitView("active", pool=view))
+    assert stuck is not None  # the formula does not know
+    assert stuck.kind == "node_lost"
+    # Nor are there others where it has all, or where its start task is wrong.
+    assert judge_pool(replace(view, fresh=True, nodes=view.nodes * 3, target=3), 1).answer == "failed"
+    assert judge_pool(replace(view, nodes=(failed_start(),)), 1).answer == "failed"
+
+
 def test_all_nodes_that_can_serve_are_waited_for() -> None:
     assert judge_pool(pool("idle", "starting", "unusable", target=3)).answer == "wait"
     # A node that is lost and one too many does not make the others fewer.
@@ -175,6 +188,7 @@ def test_what_is_said_of_any_pool(
     # Only a node that is lost, or a pool that is to have none, is final.
     if verdict.answer == "failed":
         assert view.lost or not target
+        assert (verdict.kind == "node_lost") <= bool(view.lost)
     if verdict.answer == "short":
         assert allocation == "steady"
         assert verdict.why
@@ -195,6 +209,7 @@ def test_what_is_said_of_any_pool(
         (PoolView("p", "missing"), "does not exist"),
         (PoolView("p", "deleting"), "being deleted"),
         (PoolView("p", "active", "steady", 0), "has no nodes"),
+        (pool("leavingpool", "unusable", target=0), "is to have none"),
     ],
 )
 def test_a_pool_that_cannot_work_is_told(view: PoolView, said: str) -> None:
