@@ -141,7 +141,8 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
     def settle(self, work: SetUpTry, event: PoolEvent) -> dict[str, Any]:
         """Return the workspace of a pool that is ready.
 
-        :raises PoolError: it is not.
+        :raises PoolError: it is not, and has to be mended.
+        :raises TryAgain: it is not, for want of room, or of nodes that were lost.
         """
         from airflow_batchwrap.hooks.views import judge_pool
 
@@ -151,8 +152,8 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         verdict = event.verdict or judge_pool(self.hook.view_pool(workspace.pool_id), work.needed)
         if verdict.answer == "wait":
             raise self._late(work, workspace)
-        if verdict.answer == "failed":
-            raise PoolError(verdict.why + self._start_task_output(workspace, verdict))
+        if verdict.answer != "ready":
+            raise verdict.error(self._start_task_output(workspace, verdict))
         work.context["task_state_store"].set(_RETURNED, [workspace.pool_id, workspace.job_id])
         # So that `create.output["pool_id"]` names the pool for another workflow.
         work.context["ti"].xcom_push(key="pool_id", value=workspace.pool_id)

@@ -238,11 +238,11 @@ def test_a_resize_ends_with_the_tasks_execution_timeout(bench: Any, slow: BatchC
 def test_a_set_up_that_meets_the_quota_tells_it_and_removes_what_it_made(
     bench: Any, slow: BatchClient, deferrable: bool
 ) -> None:
-    from airflow_batchwrap import CreatePoolOperator, PoolError
+    from airflow_batchwrap import CreatePoolOperator, NoCapacity
 
     config = {"target_dedicated_nodes": 3}
     more = {"deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
-    with pytest.raises(PoolError, match=r"2 of the 3 nodes.*AccountCoreQuotaReached.*min_nodes"):
+    with pytest.raises(NoCapacity, match=r"2 of the 3 nodes.*AccountCoreQuotaReached.*min_nodes"):
         bench.run(bench.make(CreatePoolOperator, pool_config=config, **more))
     living = "state eq 'active'"
     assert [*slow.list_pools(filter=living), *slow.list_jobs(filter=living)] == []
