@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 OLDER = ("2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0")
 #: azure-batch 14.2 and what it needs beyond what is installed here anyway.

@@ -24,7 +24,7 @@ from airflow_batchwrap.local.home import DEV_KEY
 from airflow_batchwrap.local.runner import LocalService, LocalServiceError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def batchwrap_local(*arguments: object) -> subprocess.CompletedProcess[str]:
