@@ -12,7 +12,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: What is waited for: words, or a function that is asked for them at the deadline. None: the source of the look says it.
+#: What is waited for: words, or a function that is asked for them at the deadline. None: the look's own source.
 What = str | Callable[[], str] | None
 
 #: Seconds between two looks. A local service answers within milliseconds.
