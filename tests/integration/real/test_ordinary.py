@@ -174,7 +174,6 @@ def in_process(azurite: AzuriteService, tmp_path_factory: pytest.TempPathFactory
     home.create(folder / "airflow", home.settings(folder / "dags", 0, folder / "results"))
     service = runner.start(folder / "batch", log=folder / "batch.log")
     try:
-        settings = home.connections(azurite, service) | noting(folder / "notes", pause=0)
         done = subprocess.run(
             [sys.executable, "-P", str(folder / "dags/ordinary.py")],
             env=home.environment(
