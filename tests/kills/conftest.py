@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.stack.azurite import AzuriteService
+    from tests.kills.test_kills import Cell, Evidence, Record
 
 
 @pytest.fixture(scope="module")
@@ -36,28 +37,28 @@ def batch(stack: KillStack) -> Iterator[BatchClient]:
         yield made
 
 
-_told: list[tuple[Any, Any, list[str]]] = []
+_cells: list[tuple[Cell, Evidence | None, list[str]]] = []
 
 
 @pytest.fixture(scope="session")
-def told() -> Callable[..., None]:
+def record() -> Record:
     """Take down what a cell came to, for the table at the end."""
 
-    def take(cell: Any, evidence: Any, problems: list[str]) -> None:
-        if all(known[0] != cell for known in _told):
-            _told.append((cell, evidence, problems))
+    def take(cell: Cell, evidence: Evidence | None, problems: list[str]) -> None:
+        if all(known[0] != cell for known in _cells):
+            _cells.append((cell, evidence, problems))
 
     return take
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print a table of all cells, and leave its figures in .cache/kill-matrix.json."""
-    if not _told:
+    if not _cells:
         return
     table = Table(title="Kill matrix")
     for heading in ("killed", "when", "waits", "outcome", "tries", "asked", "created", "bodies", "reports", "result"):
         table.add_column(heading)
-    for cell, evidence, problems in _told:
+    for cell, evidence, problems in _cells:
         notes = evidence.notes if evidence else {}
         numbers: list[object] = [""] * 5
         if evidence:
@@ -67,13 +68,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         waits = "inline" if cell.inline else "deferred"
         result = "; ".join(problems) or "as it should be"
         table.add_row(cell.kill, cell.phase, waits, outcome, *map(str, numbers), result)
-    seconds = sum(evidence.seconds for _, evidence, _ in _told if evidence)
-    wrong = sum(bool(problems) for _, _, problems in _told)
+    seconds = sum(evidence.seconds for _, evidence, _ in _cells if evidence)
+    wrong = sum(bool(problems) for _, _, problems in _cells)
     terminalreporter.ensure_newline()
     console = Console(file=terminalreporter._tw._file, width=160)
     console.print(table)
-    console.print(f"{len(_told)} cells in {seconds:.0f} s, {wrong} not as they should be")
+    console.print(f"{len(_cells)} cells in {seconds:.0f} s, {wrong} not as they should be")
     figures = config.rootpath / ".cache/kill-matrix.json"
     figures.parent.mkdir(exist_ok=True)
-    killed = Counter(cell.kill for cell, _, _ in _told)
-    figures.write_text(json.dumps({"cells": len(_told), "seconds": round(seconds), "wrong": wrong, "killed": killed}))
+    killed = Counter(cell.kill for cell, _, _ in _cells)
+    figures.write_text(json.dumps({"cells": len(_cells), "seconds": round(seconds), "wrong": wrong, "killed": killed}))

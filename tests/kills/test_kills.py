@@ -152,6 +152,10 @@ class Evidence:
         return [what for what, is_so in found if not is_so]
 
 
+#: Takes down what a cell left (None: it was not reached), and what is not as it has to be.
+Record = Callable[[Cell, Evidence | None, list[str]], None]
+
+
 class Matrix:
     """Runs cells, and keeps what they left."""
 
@@ -298,7 +302,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def look(
-    stack: KillStack, batch: BatchClient, request: pytest.FixtureRequest, told: Callable[..., None]
+    stack: KillStack, batch: BatchClient, request: pytest.FixtureRequest, record: Record
 ) -> Callable[[Cell, list[Cell]], Evidence]:
     """Return what a cell left; its kill's other cells run with it."""
     matrix = Matrix(stack, batch)
@@ -313,10 +317,10 @@ def look(
             except Exception as error:
                 failed.update(dict.fromkeys(group, error))
                 for each in group:
-                    told(each, None, [str(error)])
+                    record(each, None, [str(error)])
                 raise
         evidence = matrix.evidence[cell]
-        told(cell, evidence, evidence.problems(cell))
+        record(cell, evidence, evidence.problems(cell))
         return evidence
 
     return see
