@@ -111,7 +111,10 @@ def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
 
 
 def test_another_call_ends_the_old_one_and_is_the_next_attempt(
-    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], capfd: pytest.CaptureFixture[str]
+    bench: Bench,
+    workspace: dict[str, Any],
+    batch_tasks: Callable[[], dict[str, Any]],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     work = step(bench, workspace, "3_slow", args=["{{ ts }}"])
     bench.submit(work)
