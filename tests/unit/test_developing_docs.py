@@ -1,4 +1,4 @@
-"""docs/developing.md names every fixture, and no file and no make target that is not there."""
+"""docs/developing.md names every fixture, and no file and no make target that is not there; nor does the map."""
 
 from __future__ import annotations
 
@@ -39,3 +39,18 @@ def test_files_that_are_named_are_there() -> None:
 def test_make_targets_that_are_named_are_there() -> None:
     targets = re.findall(r"^([\w-]+)(?: \w+)*:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {word.split()[1] for word in CODE if word.startswith("make ")} <= set(targets)
+
+
+def test_modules_on_the_map_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.split("```")[1]
+    room, missing, seen = "", [], 0
+    for line in drawn.splitlines():
+        if word := re.match(r"[a-z]+\b", line):
+            room = word[0]
+        for name in re.findall(r"\b\w+\.py\b", line):
+            seen += 1
+            if not (ROOT / "airflow_batchwrap" / room / name).exists():
+                missing.append(f"{room}/{name}")
+    assert seen > 30
+    assert missing == []

@@ -6,6 +6,7 @@ kills components in `make test`, has an Airflow of its own elsewhere.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,12 @@ from tests.support.soak import FAULTS_OF_SAMPLE, FAULTY
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
 
-_SETTINGS = {**QUICK, "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2"}
+_SETTINGS = {
+    **QUICK,
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+    # This process sweeps as the same Airflow.
+    "AIRFLOW__BATCHWRAP__INSTANCE": os.environ["AIRFLOW__BATCHWRAP__INSTANCE"],
+}
 
 
 @pytest.fixture(scope="package")
