@@ -1,4 +1,4 @@
-# make demo | up | down | status | test | soak | kill-matrix | lint | clean
+# make demo | up | down | status | test | unit | soak | kill-matrix | lint | clean
 #
 # Needs Python 3.11 or newer (with venv) and make; everything else is installed below this folder.
 # Another Python: make demo PYTHON=/usr/bin/python3.12
@@ -16,12 +16,13 @@ SOURCES := airflow_batchwrap benchmarks dags tests
 PYTHON ?=
 CANDIDATES := python3 python3.13 python3.12 python3.11 python3.14 python
 
-.PHONY: help demo up down status test soak kill-matrix lint clean
+.PHONY: help demo up down status test unit soak kill-matrix lint clean
 
 help:
 	@echo 'make demo    run the quickstart on a real Airflow with local services, then stop everything'
 	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
 	@echo 'make test    lint, types, layers and the whole test suite'
+	@echo 'make unit    the tests that start no service: less than a minute'
 	@echo 'make soak    the long tests, which make test leaves out: an hour on two cores; SOAK_RUNS=40 for less'
 	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step'
 	@echo 'make lint    the same without the test suite'
@@ -40,6 +41,9 @@ down status:
 # Three at a time, file by file: most tests wait for services and processes.
 test: lint
 	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile $(ARGS)
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit --numprocesses=2 --dist=loadfile $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -rP $(ARGS)

@@ -54,9 +54,9 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "instance": {
                         "description": (
-                            "The name of this Airflow, which all that it makes on Azure Batch and Blob bears: nothing of\n"
-                            "another Airflow on the same accounts is adopted, changed or deleted. Where it is empty, a\n"
-                            "random name is made once and kept in the Airflow variable batchwrap_instance.\n"
+                            "The name of this Airflow, which all that it makes on Azure Batch and Blob bears. Nothing of\n"
+                            "another Airflow on the same accounts is adopted, changed or deleted. Where this is\n"
+                            "empty, a random name is made once and kept in the Airflow variable batchwrap_instance.\n"
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from waiting_stack import DEFAULTS, LOG_READS, Stack, started
+from waiting_stack import DEFAULTS, LOG_READS, Stack, started, until
 
 Rows = Iterator[tuple[str, str, str]]
 
@@ -132,13 +132,14 @@ def latency(options: argparse.Namespace) -> Rows:
 
 
 def _ours(stack: Stack, dag_id: str, run_id: str) -> Iterator[float]:
-    for task, end in stack.ends(dag_id, run_id).items():
-        if task.startswith("ours"):
-            batch = stack.xcom(dag_id, run_id, task, "batch")
-            info = stack.batch.get_task(batch["job_id"], batch["batch_task_id"]).execution_info
-            if info is None or info.end_time is None:
-                raise RuntimeError(f"Batch task {batch} has no end")
-            yield end - info.end_time.timestamp()
+    with stack.batch() as client:
+        for task, end in stack.ends(dag_id, run_id).items():
+            if task.startswith("ours"):
+                batch = stack.xcom(dag_id, run_id, task, "batch")
+                info = client.get_task(batch["job_id"], batch["batch_task_id"]).execution_info
+                if info is None or info.end_time is None:
+                    raise RuntimeError(f"Batch task {batch} has no end")
+                yield end - info.end_time.timestamp()
 
 
 def _median(values: list[float]) -> tuple[str, str]:
@@ -267,13 +268,13 @@ def _processed(dags: Path, rounds: int) -> dict[str, list[float]]:
     }
     with started(settings, dags=dags, dag_id="steps") as stack:
         seen: dict[str, dict[str, float]] = {"empty": {}, "steps": {}}
-        deadline = time.monotonic() + 60 + 20 * rounds
-        while any(len(found) <= rounds for found in seen.values()):
+
+        def enough() -> bool:
             for kind, found in seen.items():
                 found.update(stack.parse_durations(kind))
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"The DAG processor has read too little: {seen}")
-            time.sleep(0.2)
+            return all(len(found) > rounds for found in seen.values())
+
+        until(enough, lambda: f"the DAG processor to read often enough: {seen}", 60 + 20 * rounds, pause=0.2)
         # The first ones were read while everything else started.
         return {kind: list(found.values())[-rounds:] for kind, found in seen.items()}
 

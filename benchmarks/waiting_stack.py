@@ -1,13 +1,16 @@
-"""A real Airflow, Azurite and a local Batch service with an access log, for benchmarks/waiting.py."""
+"""A real Airflow, Azurite and a local Batch service with an access log, for benchmarks/waiting.py.
+
+The harness is that of the tests.
+"""
 
 from __future__ import annotations
 
-import sqlite3
+import shutil
+import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +19,13 @@ from typing import Any
 import psutil
 from azure.batch import BatchClient
 from azure.batch import models as m
-from azure.core.credentials import AzureNamedKeyCredential
 
-from airflow_batchwrap.local import runner
-from airflow_batchwrap.stack import airflow, azurite
-from airflow_batchwrap.stack.airflow import AirflowService
-from airflow_batchwrap.stack.home import connections
-from airflow_batchwrap.stack.rest import AirflowClient
+from airflow_batchwrap.stack import azurite
+
+# A script's own folder is on its path, and not the repository's.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tests.support.polling import until
+from tests.support.real_airflow import DEFAULT, RealAirflow
 
 DAGS = Path(__file__).parent / "waiting_dags"
 POOL, NODES, SLOTS = "waiting", 4, 256  # 256 slots: the most that Batch gives a node
@@ -47,14 +50,8 @@ class Request:
     path: str
 
 
-@dataclass
-class Stack:
+class Stack(RealAirflow):
     """What runs, and what one can ask of it."""
-
-    folder: Path
-    airflow: AirflowService
-    client: AirflowClient
-    batch: BatchClient
 
     def run(self, dag_id: str, timeout: float) -> str:
         """Run a DAG to its end; return the run's id."""
@@ -66,33 +63,32 @@ class Stack:
 
     def defer(self, dag_id: str, tasks: int, timeout: float) -> str:
         """Start a run and wait until so many of its tasks are deferred; return the run's id."""
-        run_id, deadline = self.client.trigger(dag_id), time.monotonic() + timeout
-        while (states := self.states(dag_id, run_id))["deferred"] < tasks:
-            if states["failed"] or time.monotonic() > deadline:
-                raise RuntimeError(f"{dag_id}: not all of {tasks} tasks are deferred: {dict(states)}")
-            time.sleep(0.5)
+        run_id = self.client.trigger(dag_id)
+
+        def deferred() -> bool:
+            states = self.states(dag_id, run_id)
+            if states["failed"]:
+                raise RuntimeError(f"{dag_id}: tasks failed: {dict(states)}")
+            return states["deferred"] >= tasks
+
+        until(deferred, lambda: f"{tasks} deferred tasks: {self.states(dag_id, run_id)}", timeout, pause=0.5)
         return run_id
 
     def states(self, dag_id: str, run_id: str = "%") -> Counter[str]:
         """Count the task instances by state."""
         query = "SELECT state, count(*) FROM task_instance WHERE dag_id LIKE ? AND run_id LIKE ? GROUP BY state"
-        return Counter({str(state): count for state, count in self._query(query, dag_id, run_id)})
+        return Counter({str(state): count for state, count in self.query(query, [dag_id, run_id])})
 
     def ends(self, dag_id: str, run_id: str) -> dict[str, float]:
         """Return when each task ended (seconds since 1970), by the last part of its id."""
         query = "SELECT task_id, end_date FROM task_instance WHERE dag_id = ? AND run_id = ?"
-        rows = self._query(query, dag_id, run_id)
+        rows = self.query(query, [dag_id, run_id])
         return {task.rpartition(".")[2]: _seconds(end) for task, end in rows if end}
 
     def parse_durations(self, dag_id: str) -> dict[str, float]:
         """Return how long the DAG processor took to read a DAG's file last (s), by the moment."""
         query = "SELECT last_parsed_time, last_parse_duration FROM dag WHERE dag_id = ?"
-        return {str(when): float(took) for when, took in self._query(query, dag_id) if took}
-
-    def _query(self, query: str, *values: str) -> list[Any]:
-        path = self.airflow.home / "airflow.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)) as database:
-            return database.execute(query, values).fetchall()
+        return {str(when): float(took) for when, took in self.query(query, [dag_id]) if took}
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Read an XCom."""
@@ -134,32 +130,23 @@ def started(variables: dict[str, str], dags: Path = DAGS, dag_id: str = "chain_b
     :param dag_id: one of them, which is waited for.
     """
     with tempfile.TemporaryDirectory(prefix="batchwrap-waiting-") as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
+        shutil.copytree(dags, folder / "dags")
         azurite.install()
         blobs = azurite.start(folder / "azurite", log=folder / "azurite.log")
         try:
-            batch = runner.launch(folder / "batch", ["--access-log", str(folder / "access.log")])
-            try:
-                env = {
-                    **connections(blobs, batch),
-                    "PYTHONPATH": str(DAGS),
-                    "AIRFLOW__TRIGGERER__CAPACITY": "20000",
-                    "AIRFLOW__CORE__MAX_MAP_LENGTH": "20000",
-                    **variables,
-                }
-                service = airflow.start(folder / "airflow", dags, results=folder / "results", env=env)
-                try:
-                    with (
-                        service.client() as client,
-                        BatchClient(batch.url, AzureNamedKeyCredential(batch.account, batch.key)) as sdk,
-                    ):
-                        _make_pool(sdk)
-                        service.wait_for_dag(dag_id)
-                        yield Stack(folder, service, client, sdk)
-                finally:
-                    service.stop()
-            finally:
-                batch.stop()
+            settings = {
+                "PYTHONPATH": str(DAGS),
+                "AIRFLOW__TRIGGERER__CAPACITY": "20000",
+                "AIRFLOW__CORE__MAX_MAP_LENGTH": "20000",
+                **variables,
+            }
+            log = {DEFAULT: ["--access-log", str(folder / "access.log")]}
+            with Stack.running(folder, blobs, settings=settings, services=log, lock_seconds=None) as stack:
+                with stack.batch() as sdk:
+                    _make_pool(sdk)
+                stack.airflow.wait_for_dag(dag_id)
+                yield stack
         finally:
             blobs.stop()
 

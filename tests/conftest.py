@@ -8,9 +8,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.support import schedule
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
@@ -29,6 +31,17 @@ os.environ |= {
     "AIRFLOW__BATCHWRAP__RESULTS_BASE": str(_HOME / "results"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; files stay as they are."""
+    items.sort(key=lambda item: schedule.rank(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Give what shares an Airflow to one process."""
+    return schedule.scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_unconfigure() -> None:

@@ -15,8 +15,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from airflow_batchwrap.naming import MAKER
 from airflow_batchwrap.stack import azurite, process, report
 from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 from airflow_batchwrap.stack.state import Record
+from tests.support.polling import until
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 COMPONENTS = {"azurite", "batch", "api-server", "dag-processor", "scheduler", "triggerer"}
@@ -94,11 +94,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture(scope="module")
 def quickstart(up: Up) -> report.Run:
-    deadline = time.monotonic() + 60
-    while not up.client.knows("quickstart"):
+
+    def known() -> bool:
         assert up.client.import_errors() == []
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+        return up.client.knows("quickstart")
+
+    until(known, "the DAG quickstart", 60, pause=0.2)
     run = report.Run(up.client, "quickstart", up.client.trigger("quickstart"))
     state = up.client.wait_for_run(run.dag_id, run.run_id, timeout=180)
     logs = {task.task_id: run.log(task)[-20:] for task in tasks_of(run).values() if task.state == "failed"}
@@ -182,12 +183,11 @@ def test_rendering_for_a_person(quickstart: report.Run) -> None:
 
 def test_everything_listens_on_loopback_alone(up: Up) -> None:
     everyone = process.marked(process.MARK, str((up.cwd / ".batchwrap/up").resolve()))
-    addresses = {
-        connection.laddr.ip
-        for each in everyone
-        for connection in each.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    addresses = set()
+    for each in everyone:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile listens nowhere
+            listening = [one for one in each.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+            addresses |= {one.laddr.ip for one in listening}
     assert addresses == {"127.0.0.1"}
 
 
@@ -247,10 +247,7 @@ def test_status_reports_a_component_that_died(up: Up) -> None:
     assert set(re.findall(r"^│ ([a-z-]+) ", fine.stdout, re.MULTILINE)) == COMPONENTS
     scheduler = up.record.airflow["scheduler"]
     os.kill(scheduler.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while scheduler.process() is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: scheduler.process() is None, "the scheduler's end")
     broken = batchwrap("status", cwd=up.cwd)
     assert broken.returncode == 1
     assert re.search(r"^│ scheduler +│ died", broken.stdout, re.MULTILINE)
@@ -300,13 +297,6 @@ def test_demo_of_a_run_that_fails_names_the_step(failing: Path) -> None:
     assert left_running(folder) == []
 
 
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing(failing: Path, number: signal.Signals) -> None:
     demo = started_demo(failing)
@@ -348,5 +338,5 @@ def started_demo(cwd: Path) -> subprocess.Popen[bytes]:
         states = list((cwd / ".batchwrap").glob("*/state.json"))
         return bool(states and json.loads(states[0].read_text())["airflow"])
 
-    until(starting)
+    until(starting, "a demo that starts its Airflow", 60)
     return demo

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -18,6 +19,8 @@ import pytest
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.kill_stack import KillStack, Run
 
 PHASES = {
     "before": "before submit",
@@ -149,10 +152,14 @@ class Evidence:
         return [what for what, is_so in found if not is_so]
 
 
+#: Takes down what a cell left (None: it was not reached), and what is not as it has to be.
+Record = Callable[[Cell, Evidence | None, list[str]], None]
+
+
 class Matrix:
     """Runs cells, and keeps what they left."""
 
-    def __init__(self, stack: Any, batch: BatchClient) -> None:
+    def __init__(self, stack: KillStack, batch: BatchClient) -> None:
         self.stack, self.batch = stack, batch
         self.evidence: dict[Cell, Evidence] = {}
 
@@ -162,7 +169,7 @@ class Matrix:
         with self.stack.paused():
             runs = {cell: self._start(cell) for cell in cells}
         for cell, run in runs.items():
-            self.stack.wait(f"{cell} to get to its point", lambda cell=cell, run=run: self._is_there(cell, run), 240)
+            self.stack.wait(f"{cell} to get to its point", partial(self._is_there, cell, run), 240)
         self._strike(kill, runs)
         for cell, run in runs.items():
             self.stack.wait(f"the end of {cell}: {run.run_id}", run.over, 240)
@@ -174,18 +181,18 @@ class Matrix:
 
     # --- to the point
 
-    def _start(self, cell: Cell) -> Any:
+    def _start(self, cell: Cell) -> Run:
         phase = "" if cell.body_waits else cell.phase
         return self.stack.start(phase, wait=cell.body_waits, inline=cell.inline, fails=cell.fails)
 
-    def _is_there(self, cell: Cell, run: Any) -> bool:
+    def _is_there(self, cell: Cell, run: Run) -> bool:
         if not cell.body_waits:
             return bool(run.notes("reached"))
         return bool(run.notes("bodies")) and (cell.inline or run.task().state == "deferred")
 
     # --- the death
 
-    def _strike(self, kill: str, runs: dict[Cell, Any]) -> None:
+    def _strike(self, kill: str, runs: dict[Cell, Run]) -> None:
         if kill in WORKERS:
             self._kill_workers(kill, runs)
         elif kill in TRIGGERERS:
@@ -198,7 +205,7 @@ class Matrix:
             self._let_go(runs)
             self.stack.restart_service()
 
-    def _kill_workers(self, kill: str, runs: dict[Cell, Any]) -> None:
+    def _kill_workers(self, kill: str, runs: dict[Cell, Run]) -> None:
         condemned = []
         for run in runs.values():
             last = run.notes("tries")[-1]
@@ -210,7 +217,7 @@ class Matrix:
             self._wait_for_next_try(runs)
         self._let_go(runs)
 
-    def _kill_triggerer(self, kill: str, runs: dict[Cell, Any]) -> None:
+    def _kill_triggerer(self, kill: str, runs: dict[Cell, Run]) -> None:
         everyone = self.stack.processes("triggerer")
         for each in everyone:
             each.suspend()
@@ -218,7 +225,7 @@ class Matrix:
         for run in unseen:
             run.let("go")
         for run in unseen:
-            self.stack.wait("the step's end", lambda run=run: self._has_ended(run))
+            self.stack.wait("the step's end", partial(self._has_ended, run))
         self.stack.kill(everyone if kill == "triggerer" else everyone[1:])
         for each in everyone if kill != "triggerer" else ():
             if each.is_running():
@@ -226,7 +233,7 @@ class Matrix:
         self.stack.restart_component("triggerer")
         self._let_go(runs)
 
-    def _kill_scheduler(self, kill: str, runs: dict[Cell, Any]) -> None:
+    def _kill_scheduler(self, kill: str, runs: dict[Cell, Run]) -> None:
         everyone = self.stack.processes("scheduler")
         self.stack.kill(everyone if kill == "scheduler and workers" else everyone[:1])
         self.stack.restart_component("scheduler")
@@ -235,7 +242,7 @@ class Matrix:
             self._wait_for_next_try({cell: run for cell, run in runs.items() if cell.inline or not cell.body_waits})
         self._let_go(runs)
 
-    def _has_ended(self, run: Any) -> bool:
+    def _has_ended(self, run: Run) -> bool:
         (note,) = run.notes("submitted")
         job_id = next(str(job.id) for job in self.batch.list_jobs() if self._is_of(job, run.run_id))
         return "COMPLETED" in str(self.batch.get_task(job_id, note["id"]).state).upper()
@@ -244,24 +251,24 @@ class Matrix:
     def _is_of(job: Any, run_id: str) -> bool:
         return any(item.value == run_id for item in job.metadata or ())
 
-    def _wait_for_next_try(self, runs: dict[Cell, Any]) -> None:
+    def _wait_for_next_try(self, runs: dict[Cell, Run]) -> None:
         before = {cell: run.notes("tries")[-1]["try"] for cell, run in runs.items()}
         for cell, run in runs.items():
 
-            def began(cell: Cell = cell, run: Any = run) -> bool:
+            def began(cell: Cell = cell, run: Run = run) -> bool:
                 return bool(run.over() or run.notes("tries")[-1]["try"] > before[cell])
 
             self.stack.wait(f"another try of {cell}", began)
 
     @staticmethod
-    def _let_go(runs: dict[Cell, Any]) -> None:
+    def _let_go(runs: dict[Cell, Run]) -> None:
         for run in runs.values():
             run.let("release")
             run.let("go")
 
     # --- what it came to
 
-    def _collect(self, run: Any) -> Evidence:
+    def _collect(self, run: Run) -> Evidence:
         tasks = run.client.task_instances(run.dag_id, run.run_id)
         kinds = ("tries", "reached", "asked", "submitted", "bodies", "batch", "retries", "failures")
         return Evidence(
@@ -273,7 +280,7 @@ class Matrix:
             notes={kind: run.notes(kind) for kind in kinds},
         )
 
-    def _nothing_is_left(self, runs: dict[Cell, Any]) -> None:
+    def _nothing_is_left(self, runs: dict[Cell, Run]) -> None:
         active = "state eq 'active'"
 
         def left() -> list[str]:
@@ -295,7 +302,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def look(
-    stack: Any, batch: BatchClient, request: pytest.FixtureRequest, told: Callable[..., None]
+    stack: KillStack, batch: BatchClient, request: pytest.FixtureRequest, record: Record
 ) -> Callable[[Cell, list[Cell]], Evidence]:
     """Return what a cell left; its kill's other cells run with it."""
     matrix = Matrix(stack, batch)
@@ -310,10 +317,10 @@ def look(
             except Exception as error:
                 failed.update(dict.fromkeys(group, error))
                 for each in group:
-                    told(each, None, [str(error)])
+                    record(each, None, [str(error)])
                 raise
         evidence = matrix.evidence[cell]
-        told(cell, evidence, evidence.problems(cell))
+        record(cell, evidence, evidence.problems(cell))
         return evidence
 
     return see

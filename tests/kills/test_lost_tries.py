@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
+from tests.support.real_airflow import runs
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.kill_stack import KillStack
 
 pytestmark = [pytest.mark.kills, pytest.mark.timeout(600)]
 
 
-def has_ended(pid: int) -> bool:
-    """Tell whether a process is over, whether or not its parent has noticed."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def test_set_up_that_fails_when_another_try_has_its_pool(stack: Any, batch: BatchClient) -> None:
+def test_set_up_that_fails_when_another_try_has_its_pool(stack: KillStack, batch: BatchClient) -> None:
     run = stack.start("set_up")
     stack.wait("the set-up's pool and job", lambda: run.notes("reached"))
     lost = run.notes("reached")[0]
@@ -31,7 +27,7 @@ def test_set_up_that_fails_when_another_try_has_its_pool(stack: Any, batch: Batc
 
     run.let("fail-1")
     run.let("release-1")
-    stack.wait("the end of the lost try", lambda: has_ended(lost["pid"]))
+    stack.wait("the end of the lost try", lambda: not runs(lost["pid"]))
     assert [job.id for job in batch.list_jobs(filter="state eq 'active'")] == jobs
     assert [pool.id for pool in batch.list_pools(filter="state eq 'active'")] == jobs
 

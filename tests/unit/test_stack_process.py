@@ -15,6 +15,7 @@ import pytest
 
 from airflow_batchwrap.stack import process
 from airflow_batchwrap.stack.process import ProcessId
+from tests.support.polling import until
 
 # Starts a child that would outlive it, says so, and waits.
 PARENT = """
@@ -31,13 +32,6 @@ time.sleep(600)
 """
 
 Start = Callable[[str], ProcessId]
-
-
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def specification(wire: Wire, lifetime: str = "job", nodes: int = 1, **more: Any) -> m.BatchPoolInfo:

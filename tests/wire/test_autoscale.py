@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Services, Wire
 
 #: Nodes for what waits and what waited lately, none when idle.
 IDLE_TO_ZERO = (
@@ -28,7 +27,7 @@ def code_of(error: HttpResponseError) -> str:
 
 
 @pytest.fixture(scope="module")
-def fast(services: Callable[..., Wire], tmp_path_factory: pytest.TempPathFactory) -> Wire:
+def fast(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Wire:
     """A service on which five minutes pass in a fifth of a second."""
     data: Path = tmp_path_factory.mktemp("fast")
     return services(data / "data", "--time-scale", "1500")
@@ -274,7 +273,7 @@ def test_settings_that_cannot_be(wire: Wire, changes: dict[str, Any], code: str)
     assert not [pool for pool in wire.client.list_pools() if pool.id == name]
 
 
-def test_autoscale_goes_on_after_a_restart(services: Callable[..., Wire], tmp_path: Path) -> None:
+def test_autoscale_goes_on_after_a_restart(services: Services, tmp_path: Path) -> None:
     wire = services(tmp_path / "data", "--time-scale", "1500")
     name = scaled(wire, IDLE_TO_ZERO, auto_scale_evaluation_interval=datetime.timedelta(minutes=5))
     first = wire.client.get_pool(name).auto_scale_run

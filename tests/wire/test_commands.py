@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from azure.batch import models as m
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 #: What of the environment a shell makes up by itself.
 SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}

@@ -16,7 +16,7 @@ import pytest
 from azure.batch import models as m
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 #: Each operation that takes conditions: verb, kind of its entity, the rest of its path, its body.
 TABLE: dict[str, tuple[str, str, str, Any]] = {

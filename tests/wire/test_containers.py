@@ -18,7 +18,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 from airflow_batchwrap.local import runner
-from tests.wire.conftest import Wire, connect
+from tests.support.wire import Wire, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from azure.core.exceptions import AzureError, HttpResponseError, IncompleteReadE
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.runner import LocalService
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 #: What the tasks do; {} is a file that says that the command ran.
 COMMANDS = ("/bin/sh -c 'echo x >> {}'", "/bin/sh -c 'sleep 0.3; echo x >> {}'", "/bin/sh -c 'echo x >> {}; exit 3'")

@@ -12,7 +12,7 @@ from azure.core.exceptions import HttpResponseError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def on(*names: str, ranges: tuple[tuple[int, int], ...] = ()) -> m.BatchTaskDependencies:

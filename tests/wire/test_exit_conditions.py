@@ -10,7 +10,8 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 NONE, DISABLE, TERMINATE = (m.ExitOptions(job_action=action) for action in ("none", "disable", "terminate"))
 

@@ -17,7 +17,8 @@ from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.faults import Faults, FaultsError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 Begin = Callable[[str], "Wire"]
 

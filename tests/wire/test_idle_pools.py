@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,13 @@ from airflow_batchwrap.hooks.models import pool_options
 from airflow_batchwrap.hooks.views import NodeView, PoolView, WaitView, judge_pool, judge_wait
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Services, Wire
 
 LONG = timedelta(hours=40)  # two minutes here: no test waits for that
 
 
 @pytest.fixture(scope="module")
-def fast(services: Callable[..., Wire], tmp_path_factory: pytest.TempPathFactory) -> Wire:
+def fast(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Wire:
     """A service on which five minutes pass in a quarter of a second."""
     data: Path = tmp_path_factory.mktemp("idle")
     return services(data / "data", "--time-scale", "1200", "--quota", "cores=12")

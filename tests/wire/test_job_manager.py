@@ -11,7 +11,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def managed(wire: Wire, pool: str, command: str, job: dict[str, Any] | None = None, **more: Any) -> str:

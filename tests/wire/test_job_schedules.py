@@ -14,7 +14,7 @@ from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 MINUTE = datetime.timedelta(minutes=1)
 

@@ -11,9 +11,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Services, Wire
 
 
 def refused(error: HttpResponseError) -> tuple[int | None, str]:
@@ -126,7 +124,7 @@ def test_states_that_allow_no_change(wire: Wire, pool: str) -> None:
         assert refused(caught.value) == (409, "JobCompleted")
 
 
-def test_account_has_so_many_active_jobs_and_no_more(services: Callable[..., Wire], tmp_path: Path) -> None:
+def test_account_has_so_many_active_jobs_and_no_more(services: Services, tmp_path: Path) -> None:
     wire = services(tmp_path / "few", "--quota", "jobs=2")
     first = wire.job("none")
     specification = m.BatchJobSpecification(pool_info=m.BatchPoolInfo(pool_id="none"))

@@ -19,7 +19,7 @@ from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.quotas import Quotas, QuotasError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 GAP = datetime.timedelta(minutes=5)
 

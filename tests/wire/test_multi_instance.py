@@ -15,7 +15,8 @@ from azure.core.exceptions import HttpResponseError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 
 @pytest.fixture(scope="module")

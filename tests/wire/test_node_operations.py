@@ -11,7 +11,8 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 
 def code_of(error: HttpResponseError) -> str:

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 OLDER = ("2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0")
 #: azure-batch 14.2 and what it needs beyond what is installed here anyway.
@@ -22,23 +22,22 @@ PACKAGES = (
     "azure-batch==14.2.0", "msrestazure==0.6.4.post1", "msrest==0.7.1", "azure-common==1.1.28", "adal==1.2.7",
     "isodate==0.7.2", "requests-oauthlib==2.0.0", "oauthlib==3.3.1",
 )  # fmt: skip
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "azure-batch-14.2"
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "azure-batch-14.2"
 
 SCRIPT = """
-import datetime, json, sys, time
+import datetime, json, sys
 from azure.batch import BatchServiceClient, models as m
 from azure.batch.batch_auth import SharedKeyCredentials
 from azure.batch.models import BatchErrorException
+from tests.support.polling import until
 
 url, account, key, name = json.loads(sys.stdin.read())
 client = BatchServiceClient(SharedKeyCredentials(account, key), url)
 found = {}
 
-def until(look):
-    end = time.monotonic() + 30
-    while not look():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def soon(look):
+    until(look, timeout=30)
 
 image = m.ImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
 machine = m.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
@@ -48,7 +47,7 @@ client.pool.add(m.PoolAddParameter(
     metadata=[m.MetadataItem(name="a", value="1")],
     start_task=m.StartTask(command_line="/bin/true", wait_for_success=True),
 ))
-until(lambda: [node.state for node in client.compute_node.list(name)] == ["idle"])
+soon(lambda: [node.state for node in client.compute_node.list(name)] == ["idle"])
 pool = client.pool.get(name)
 found["pool"] = [pool.id, pool.state.value, pool.allocation_state.value, pool.current_dedicated_nodes]
 found["exists"] = client.pool.exists(name)
@@ -61,7 +60,7 @@ client.task.add(name, m.TaskAddParameter(
 ))
 added = client.task.add_collection(name, [m.TaskAddParameter(id=str(n), command_line="/bin/false") for n in range(150)])
 found["added"] = [len(added.value), {one.status.value for one in added.value} == {"success"}]
-until(lambda: client.job.get_task_counts(name).task_counts.completed == 151)
+soon(lambda: client.job.get_task_counts(name).task_counts.completed == 151)
 task = client.task.get(name, "one")
 found["task"] = [task.state.value, task.execution_info.exit_code, task.execution_info.result.value]
 found["failed"] = client.task.get(name, "7").execution_info.failure_info.code
@@ -85,13 +84,13 @@ except BatchErrorException as error:
 client.task.reactivate(name, "7")
 client.task.delete(name, "one")
 client.job.terminate(name, terminate_reason="enough")
-until(lambda: client.job.get(name).state.value == "completed")
+soon(lambda: client.job.get(name).state.value == "completed")
 found["reason"] = client.job.get(name).execution_info.terminate_reason
 client.pool.resize(name, m.PoolResizeParameter(target_dedicated_nodes=0))
-until(lambda: not list(client.compute_node.list(name)))
+soon(lambda: not list(client.compute_node.list(name)))
 client.job.delete(name)
 client.pool.delete(name)
-until(lambda: name not in [pool.id for pool in client.pool.list()])
+soon(lambda: name not in [pool.id for pool in client.pool.list()])
 print(json.dumps(found))
 """
 
@@ -128,7 +127,7 @@ def test_azure_batch_14(wire: Wire, old_client: Path) -> None:
         capture_output=True,
         text=True,
         input=json.dumps([wire.service.url, wire.service.account, wire.service.key, name]),
-        env={**os.environ, "PYTHONPATH": str(old_client)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(old_client), str(ROOT)])},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {

@@ -20,7 +20,7 @@ from airflow_batchwrap.local.wire import routes
 from airflow_batchwrap.local.wire.errors import BatchError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 Reached = list[tuple[str, int]]
 

@@ -17,7 +17,7 @@ from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.home import Home
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 EVERYWHERE = [
     "/ui/",

@@ -18,7 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="Playwright's Pyt
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 APPLICATION = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from airflow_batchwrap.local.commands import app
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Services, Wire
 
 
 @pytest.fixture(scope="module")
-def scarce(services: Callable[..., Wire], tmp_path_factory: pytest.TempPathFactory) -> Wire:
+def scarce(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Wire:
     """A service with few nodes, on which five minutes pass in a fifth of a second."""
     data: Path = tmp_path_factory.mktemp("scarce")
     return services(data / "data", "--time-scale", "1500", "--capacity", "5", "--quota", "cores=8,spot-cores=8")
@@ -101,7 +101,7 @@ def test_resize_timeout_has_a_least(wire: Wire) -> None:
     assert "resizeTimeout" in str(caught.value)
 
 
-def test_times_pass_as_on_azure(services: Callable[..., Wire], tmp_path: Path) -> None:
+def test_times_pass_as_on_azure(services: Services, tmp_path: Path) -> None:
     scale = 100
     wire = services(tmp_path / "data", "--profile", "azure", "--time-scale", str(scale))
     name = make(wire, 1)
@@ -124,7 +124,7 @@ def test_times_pass_as_on_azure(services: Callable[..., Wire], tmp_path: Path) -
     wire.service.stop()
 
 
-def test_preempted_node_gives_its_task_back_and_is_replaced(services: Callable[..., Wire], tmp_path: Path) -> None:
+def test_preempted_node_gives_its_task_back_and_is_replaced(services: Services, tmp_path: Path) -> None:
     # With this seed the first command costs a spot node its life, and the next three do not.
     wire = services(tmp_path / "data", "--faults", "seed=6,preempt=0.5")
     name = make(wire, 1, 1)

@@ -9,7 +9,8 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 
 def prepared(wire: Wire, pool: str, command: str, release: str | None = None, **more: Any) -> str:

@@ -13,7 +13,8 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
-    from tests.wire.conftest import Web, Wire
+    from tests.support.web import Web
+    from tests.support.wire import Wire
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from azure.batch import models as m
 from azure.core.exceptions import ResourceNotFoundError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 @dataclass

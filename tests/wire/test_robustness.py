@@ -29,7 +29,7 @@ from airflow_batchwrap.local.wire import routes
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.runner import LocalService
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 VERSION = "2025-06-01"
 

@@ -13,7 +13,7 @@ from azure.core.rest import HttpRequest
 from airflow_batchwrap.local.wire import routes, schema
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 VERSION = {"api-version": "2025-06-01"}
 IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"}

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +21,10 @@ from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.commands import app
 from airflow_batchwrap.local.home import DEV_KEY
 from airflow_batchwrap.local.runner import LocalService, LocalServiceError
+from tests.support.polling import until
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def batchwrap_local(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -94,9 +94,7 @@ def test_taken_port_is_told(data: Path) -> None:
 def test_note_of_a_dead_service_is_not_believed(data: Path) -> None:
     service = runner.start(data)
     os.kill(service.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while runner.attach(data) is not None:
-        assert time.monotonic() < deadline
+    until(lambda: runner.attach(data) is None, "the service's end", 10)
     assert (data / "service.json").exists()
     service.stop()
     runner.start(data).stop()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from azure.batch import models as m
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def start_pool(wire: Wire, *, nodes: int = 1, **start: Any) -> str:

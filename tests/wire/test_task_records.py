@@ -14,7 +14,7 @@ from azure.core.exceptions import HttpResponseError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def refused(error: HttpResponseError) -> tuple[int | None, str]:

@@ -11,7 +11,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 
 def info_of(task: m.BatchTask) -> m.BatchTaskExecutionInfo:

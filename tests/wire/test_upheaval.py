@@ -6,7 +6,6 @@ A short walk in every run, longer ones with ``make soak``; what is done comes fr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Services, Wire
 
 #: The node operations and the option that says what becomes of a node's tasks.
 NODE_OPERATIONS = {"reboot": "nodeRebootOption", "reimage": "nodeReimageOption", "deallocate": "nodeDeallocateOption"}
@@ -118,9 +117,7 @@ class Walk:
     ("seed", "steps"),
     [(1, 60), *(pytest.param(seed, 400, marks=pytest.mark.soak) for seed in range(2, 7))],
 )
-def test_no_task_is_lost_and_all_comes_to_rest(
-    services: Callable[..., Wire], tmp_path: Path, seed: int, steps: int
-) -> None:
+def test_no_task_is_lost_and_all_comes_to_rest(services: Services, tmp_path: Path, seed: int, steps: int) -> None:
     wire = services(tmp_path / "data", "--faults", f"seed={seed},preempt=0.1", "--time-scale", "50")
     walk = Walk(wire, seed)
     client = wire.client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -11,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.bench import Bench
 
 ONCE = """
     import pathlib
@@ -30,7 +33,7 @@ SLOW = "import time\ndef do_action(engine, *args):\n    time.sleep(60)\n"
 
 
 @pytest.fixture
-def workspace(bench: Any, pool: str) -> dict[str, Any]:
+def workspace(bench: Bench, pool: str) -> dict[str, Any]:
     """A workspace with all the steps of this file."""
     from airflow_batchwrap import UsePoolOperator
 
@@ -51,21 +54,14 @@ def batch_tasks(client: BatchClient, workspace: dict[str, Any]) -> Callable[[], 
     return look
 
 
-def step(bench: Any, workspace: dict[str, Any], name: str, **arguments: Any) -> Any:
+def step(bench: Bench, workspace: dict[str, Any], name: str, **arguments: Any) -> Any:
     from airflow_batchwrap import RunBatchTaskOperator
 
     return bench.make(RunBatchTaskOperator, "work", step=f"{name}.py", workspace=workspace, retries=3, **arguments)
 
 
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_retry_makes_a_new_attempt_and_fetches_its_result(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -77,7 +73,7 @@ def test_a_retry_makes_a_new_attempt_and_fetches_its_result(
 
 
 def test_a_try_whose_worker_died_is_gone_on_with(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
 ) -> None:
     work = step(bench, workspace, "2_echo", args=["ü", "a b"])
     bench.submit(work)
@@ -88,7 +84,7 @@ def test_a_try_whose_worker_died_is_gone_on_with(
 
 
 def test_a_try_that_finds_its_batch_task_over_does_not_defer(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
 ) -> None:
     work = step(bench, workspace, "2_echo", args=["a"])
     bench.submit(work, try_number=1)
@@ -102,7 +98,7 @@ def test_a_try_that_finds_its_batch_task_over_does_not_defer(
 
 
 def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], tmp_path: Path
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -115,7 +111,10 @@ def test_a_failure_that_nobody_heard_of_is_told_before_a_new_attempt_is_made(
 
 
 def test_another_call_ends_the_old_one_and_is_the_next_attempt(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]], capfd: pytest.CaptureFixture[str]
+    bench: Bench,
+    workspace: dict[str, Any],
+    batch_tasks: Callable[[], dict[str, Any]],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     work = step(bench, workspace, "3_slow", args=["{{ ts }}"])
     bench.submit(work)
@@ -128,7 +127,7 @@ def test_another_call_ends_the_old_one_and_is_the_next_attempt(
 
 
 def test_an_environment_that_is_rendered_anew_is_the_same_call(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
 ) -> None:
     work = step(bench, workspace, "2_echo", args=["one"], environment={"TOKEN": "first"})
     bench.submit(work)
@@ -138,7 +137,7 @@ def test_an_environment_that_is_rendered_anew_is_the_same_call(
 
 
 def test_a_cleared_step_starts_over_and_ends_what_still_runs(
-    bench: Any, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
 ) -> None:
     work = step(bench, workspace, "3_slow")
     bench.submit(work)
@@ -149,7 +148,7 @@ def test_a_cleared_step_starts_over_and_ends_what_still_runs(
     assert sorted(batch_tasks()) == ["e1-a1", "e2-a1"]
 
 
-def test_a_clear_is_seen_without_the_state_store(bench: Any, workspace: dict[str, Any]) -> None:
+def test_a_clear_is_seen_without_the_state_store(bench: Bench, workspace: dict[str, Any]) -> None:
     work = step(bench, workspace, "2_echo")
     bench.run(work)
     bench.forget()  # Airflow's option [state_store] clear_on_success
@@ -160,7 +159,7 @@ def test_a_clear_is_seen_without_the_state_store(bench: Any, workspace: dict[str
 @pytest.mark.parametrize("arguments", [{"deferrable": False}, {"inline_wait": 0}])
 @pytest.mark.parametrize("limit", ["step_timeout", "execution_timeout"])
 def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
-    bench: Any,
+    bench: Bench,
     workspace: dict[str, Any],
     batch_tasks: Callable[[], dict[str, Any]],
     arguments: dict[str, Any],
@@ -184,7 +183,7 @@ def test_a_step_that_takes_too_long_is_ended_and_the_next_try_is_new(
     assert sorted(batch_tasks()) == ["e1-a1", "e1-a2"]
 
 
-def test_waiting_for_a_node_does_not_count(bench: Any, workspace: dict[str, Any]) -> None:
+def test_waiting_for_a_node_does_not_count(bench: Bench, workspace: dict[str, Any]) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
     first = bench.make(RunBatchTaskOperator, workspace=workspace, command="sleep 3", task_slots=2)
@@ -192,7 +191,7 @@ def test_waiting_for_a_node_does_not_count(bench: Any, workspace: dict[str, Any]
     assert bench.run(step(bench, workspace, "2_echo", step_timeout="2.5 s")) == []
 
 
-def test_a_step_without_a_record_is_tried_again(bench: Any, workspace: dict[str, Any]) -> None:
+def test_a_step_without_a_record_is_tried_again(bench: Bench, workspace: dict[str, Any]) -> None:
     from airflow_batchwrap import StepFailed
 
     work = step(bench, workspace, "4_gone")
@@ -203,7 +202,7 @@ def test_a_step_without_a_record_is_tried_again(bench: Any, workspace: dict[str,
 
 
 def test_a_batch_task_that_was_deleted_is_worth_another_try_while_its_job_lives(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, batch_tasks: Callable[[], dict[str, Any]]
 ) -> None:
     from airflow_batchwrap import ConfigError, NodeLost
 
@@ -222,7 +221,7 @@ def test_a_batch_task_that_was_deleted_is_worth_another_try_while_its_job_lives(
         bench.run(work, try_number=3)
 
 
-def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Any, workspace: dict[str, Any]) -> None:
+def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Bench, workspace: dict[str, Any]) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
     made = [
@@ -248,15 +247,15 @@ def test_two_tasks_that_run_the_same_step_have_results_of_their_own(bench: Any, 
     ],
 )
 def test_clear_is_told_from_a_retry(
-    bench: Any, before: int, after: int, max_tries: int, clears: int, epoch: int
+    bench: Bench, before: int, after: int, max_tries: int, clears: int, epoch: int
 ) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
     work = bench.make(RunBatchTaskOperator, pool_id="p", command="true", retries=before)
-    first = {**bench.context(work), "dag_run": SimpleNamespace(clear_number=0)}
+    first: Any = {**bench.context(work), "dag_run": SimpleNamespace(clear_number=0)}
     assert work.epoch(first) == 1
     work.retries = after
-    again = {**bench.context(work, try_number=2), "dag_run": SimpleNamespace(clear_number=clears)}
+    again: Any = {**bench.context(work, try_number=2), "dag_run": SimpleNamespace(clear_number=clears)}
     again["ti"].max_tries = max_tries
     assert work.epoch(again) == epoch
     # And so it stays for the next retry.

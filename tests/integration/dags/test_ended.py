@@ -6,14 +6,18 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_batchwrap.exceptions import PoolError, StepTimeout
+from tests.support.polling import until
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.bench import Bench
 
 # What Airflow says of the task, and whether a set-up's pool and job are removed then: by a trigger, and by a worker.
 STATES = [
@@ -41,7 +45,7 @@ def say(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
     return decide
 
 
-def alive(bench: Any, client: BatchClient) -> list[str]:
+def alive(bench: Bench, client: BatchClient) -> list[str]:
     """Return the bench's pools and jobs that nobody has asked to delete."""
     mine = f"startswith(id, '{bench.dag.dag_id}') and state ne 'deleting'"
     pools, jobs = client.list_pools(filter=mine), client.list_jobs(filter=mine)
@@ -50,7 +54,7 @@ def alive(bench: Any, client: BatchClient) -> list[str]:
 
 @pytest.mark.parametrize(("state", "goes"), STATES)
 def test_set_up_that_waits_in_the_triggerer(
-    bench: Any, client: BatchClient, say: Callable[[str | None], None], state: str | None, goes: bool
+    bench: Bench, client: BatchClient, say: Callable[[str | None], None], state: str | None, goes: bool
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator
     from airflow_batchwrap.triggers.pool import PoolTrigger
@@ -58,12 +62,12 @@ def test_set_up_that_waits_in_the_triggerer(
     shut, gate = bench.gate()
     begun = bench.submit(bench.make(CreatePoolOperator, pool_config={"start_task": shut}))
     say(state)
-    asyncio.run(PoolTrigger(**begun.trigger[1]).on_kill())
+    asyncio.run(PoolTrigger(**begun.trigger_arguments).on_kill())
     assert alive(bench, client) == ([] if goes else ["pool", "job"])
     gate.touch()
 
 
-def test_end_that_airflow_cuts_short(bench: Any, client: BatchClient, say: Callable[[str | None], None]) -> None:
+def test_end_that_airflow_cuts_short(bench: Bench, client: BatchClient, say: Callable[[str | None], None]) -> None:
     """Airflow cancels a trigger again and again until it is gone, while it still ends what it waited for."""
     from airflow_batchwrap import CreatePoolOperator
     from airflow_batchwrap.triggers.pool import PoolTrigger
@@ -73,22 +77,19 @@ def test_end_that_airflow_cuts_short(bench: Any, client: BatchClient, say: Calla
     say("failed")
 
     async def cut_short() -> None:
-        ending = asyncio.create_task(PoolTrigger(**begun.trigger[1]).on_kill())
+        ending = asyncio.create_task(PoolTrigger(**begun.trigger_arguments).on_kill())
         await asyncio.sleep(0)
         ending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await ending
-        deadline = time.monotonic() + 60
-        while alive(bench, client):
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await asyncio.to_thread(until, lambda: not alive(bench, client), "the end of pool and job", 60)
 
     asyncio.run(cut_short())
     gate.touch()
 
 
 def test_pool_of_somebody_else_stays(
-    bench: Any, pool: str, client: BatchClient, say: Callable[[str | None], None]
+    bench: Bench, pool: str, client: BatchClient, say: Callable[[str | None], None]
 ) -> None:
     from airflow_batchwrap import UsePoolOperator
     from airflow_batchwrap.triggers.pool import PoolTrigger
@@ -115,7 +116,7 @@ def test_pool_of_somebody_else_stays(
 
 @pytest.mark.parametrize(("state", "goes"), [("failed", True), ("restarting", False)])
 def test_set_up_that_waits_on_the_worker(
-    bench: Any, client: BatchClient, say: Callable[[str | None], None], state: str, goes: bool
+    bench: Bench, client: BatchClient, say: Callable[[str | None], None], state: str, goes: bool
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator
 
@@ -124,7 +125,7 @@ def test_set_up_that_waits_on_the_worker(
     say(state)
 
     def kill() -> None:
-        wait_for(lambda: len(alive(bench, client)) == 2)
+        until(lambda: len(alive(bench, client)) == 2, "pool and job", 60)
         operator.on_kill()
 
     killing = threading.Thread(target=kill)
@@ -138,7 +139,7 @@ def test_set_up_that_waits_on_the_worker(
 
 @pytest.mark.parametrize("state", ["running", None])
 def test_set_up_goes_on_where_only_the_worker_ends(
-    bench: Any, client: BatchClient, say: Callable[[str | None], None], state: str | None
+    bench: Bench, client: BatchClient, say: Callable[[str | None], None], state: str | None
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator
 
@@ -147,7 +148,7 @@ def test_set_up_goes_on_where_only_the_worker_ends(
     say(state)
 
     def kill_then_open() -> None:
-        wait_for(lambda: len(alive(bench, client)) == 2)
+        until(lambda: len(alive(bench, client)) == 2, "pool and job", 60)
         operator.on_kill()
         gate.touch()
 
@@ -160,7 +161,7 @@ def test_set_up_goes_on_where_only_the_worker_ends(
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_step_that_is_ended_while_it_is_submitted(
-    bench: Any, pool: str, client: BatchClient, say: Callable[[str | None], None], when: str
+    bench: Bench, pool: str, client: BatchClient, say: Callable[[str | None], None], when: str
 ) -> None:
     from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
 
@@ -183,13 +184,6 @@ def test_step_that_is_ended_while_it_is_submitted(
         bench.begin(operator)
     tasks = list(client.list_tasks(workspace["job_id"]))
     assert len(tasks) == (0 if when == "before" else 1)
-    wait_for(lambda: all(task.state == "completed" for task in client.list_tasks(workspace["job_id"])))
+    batch_tasks = partial(client.list_tasks, workspace["job_id"])
+    until(lambda: all(task.state == "completed" for task in batch_tasks()), "the end of all Batch tasks", 60)
     gate.touch()
-
-
-def wait_for(look: Callable[[], bool]) -> None:
-    """Look until it is so."""
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

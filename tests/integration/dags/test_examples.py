@@ -6,17 +6,18 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from tests.support.dag_runs import RunExample
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "dags"
 
 
-def test_quickstart(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
+def test_quickstart(run_example: RunExample, left_behind: Callable[[], list[str]]) -> None:
     run = run_example("quickstart")
     assert run.state == "success", run.log[-4000:]
     assert set(run.states.values()) == {"success"}
@@ -37,7 +38,7 @@ def test_quickstart(run_example: Callable[..., Any], left_behind: Callable[[], l
 
 
 @pytest.mark.skipif(not shutil.which("javac"), reason="there is no javac on PATH to build the example's jar with")
-def test_java_pi(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
+def test_java_pi(run_example: RunExample, left_behind: Callable[[], list[str]]) -> None:
     run = run_example("java_pi", {"points": 50_000})
     assert run.state == "success", run.log[-4000:]
     assert run.xcoms["pi.2_compare"]["points"] == 50_000
@@ -45,7 +46,7 @@ def test_java_pi(run_example: Callable[..., Any], left_behind: Callable[[], list
     assert left_behind() == []
 
 
-def test_reuse_pool(run_example: Callable[..., Any], left_behind: Callable[[], list[str]]) -> None:
+def test_reuse_pool(run_example: RunExample, left_behind: Callable[[], list[str]]) -> None:
     run = run_example("reuse_pool")
     assert run.state == "success", run.log[-4000:]
     monday, tuesday = run.xcoms["monday.2_longest"], run.xcoms["tuesday.2_longest"]
@@ -55,7 +56,7 @@ def test_reuse_pool(run_example: Callable[..., Any], left_behind: Callable[[], l
     assert left_behind() == []
 
 
-def test_manifest(run_example: Callable[..., Any], left_behind: Callable[[], list[str]], hook: BatchWrapHook) -> None:
+def test_manifest(run_example: RunExample, left_behind: Callable[[], list[str]], hook: BatchWrapHook) -> None:
     run = run_example("manifest")
     assert run.state == "success", run.log[-4000:]
     assert [run.xcoms[f"run[{index}]"] for index in range(3)] == [{"odd.txt": 6}, {"even.txt": 5}, "QUITE LOUD"]

@@ -6,13 +6,15 @@ import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 if TYPE_CHECKING:
+    from airflow_batchwrap import RunBatchTaskOperator
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.stack.azurite import AzuriteService
+    from tests.support.bench import Bench
 
 FILES = {
     "a.csv": "1,2",
@@ -36,7 +38,7 @@ MAKE = """
 
 
 @pytest.fixture
-def workspace(bench: Any, pool: str) -> dict[str, Any]:
+def workspace(bench: Bench, pool: str) -> dict[str, Any]:
     """A run with one step's files."""
     from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
 
@@ -46,18 +48,23 @@ def workspace(bench: Any, pool: str) -> dict[str, Any]:
         RunBatchTaskOperator, "make", step="1_make.py", workspace=found, args=[json.dumps(FILES)], retries=1
     )
     bench.run(work)
-    bench.work = work
     return found
 
 
-def fetch(bench: Any, workspace: Any, to: Path | str, **arguments: Any) -> dict[str, Any]:
+@pytest.fixture
+def work(bench: Bench, workspace: dict[str, Any]) -> RunBatchTaskOperator:
+    """The operator that made the files."""
+    return cast("RunBatchTaskOperator", bench.dag.get_task("make"))
+
+
+def fetch(bench: Bench, workspace: Any, to: Path | str, **arguments: Any) -> dict[str, Any]:
     from airflow_batchwrap import FetchResultsOperator
 
     files = bench.run(bench.make(FetchResultsOperator, workspace=workspace, to=to, **arguments))
     return {file["path"].rpartition("/make/")[2]: file for file in files}
 
 
-def test_files_are_fetched_whole_and_not_twice(bench: Any, workspace: dict[str, Any], tmp_path: Path) -> None:
+def test_files_are_fetched_whole_and_not_twice(bench: Bench, workspace: dict[str, Any], tmp_path: Path) -> None:
     to = tmp_path / "out"
     found = fetch(bench, workspace, to)
     assert sorted(found) == sorted(FILES)
@@ -93,7 +100,7 @@ def test_files_are_fetched_whole_and_not_twice(bench: Any, workspace: dict[str, 
     ],
 )
 def test_what_is_included(
-    bench: Any,
+    bench: Bench,
     workspace: dict[str, Any],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -104,7 +111,7 @@ def test_what_is_included(
     assert ("None of the 7 result files" in "".join(capfd.readouterr())) is (not names)
 
 
-def test_where_they_go(bench: Any, workspace: dict[str, Any], airflow_home: Path) -> None:
+def test_where_they_go(bench: Bench, workspace: dict[str, Any], airflow_home: Path) -> None:
     from airflow_batchwrap import ConfigError
 
     found = fetch(bench, workspace, "mine", include="a.csv")
@@ -116,7 +123,7 @@ def test_where_they_go(bench: Any, workspace: dict[str, Any], airflow_home: Path
 
 
 def test_they_go_to_other_storage_too(
-    bench: Any, workspace: dict[str, Any], azurite: AzuriteService, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, workspace: dict[str, Any], azurite: AzuriteService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.sdk import ObjectStoragePath
 
@@ -136,31 +143,33 @@ def test_they_go_to_other_storage_too(
     assert path.stat().st_mtime == before
 
 
-def test_the_newest_attempt_counts(bench: Any, workspace: dict[str, Any], tmp_path: Path) -> None:
-    bench.work.args = [json.dumps({"a.csv": "new"}), "er"]
-    bench.run(bench.work, try_number=2, cleared=1)
+def test_the_newest_attempt_counts(
+    bench: Bench, work: RunBatchTaskOperator, workspace: dict[str, Any], tmp_path: Path
+) -> None:
+    work.args = [json.dumps({"a.csv": "new"}), "er"]
+    bench.run(work, try_number=2, cleared=1)
     found = fetch(bench, workspace, tmp_path / "out")
     assert list(found) == ["a.csv"]
     assert Path(found["a.csv"]["path"]).read_text() == "newer"
 
 
 def test_a_run_that_was_deleted_and_comes_again_has_its_own_results(
-    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path
+    bench: Bench, hook: BatchWrapHook, work: RunBatchTaskOperator, workspace: dict[str, Any], tmp_path: Path
 ) -> None:
-    bench.work.args = [json.dumps({"a.csv": "old"})]
-    bench.run(bench.work, try_number=2, cleared=1)
+    work.args = [json.dumps({"a.csv": "old"})]
+    bench.run(work, try_number=2, cleared=1)
     old = hook.list_blobs(workspace["output_container"], "")
     bench.forget()  # Airflow, of the run
     again = bench.run(bench.dag.get_task("set_up"))
     assert again["output_prefix"] == f"{workspace['output_prefix']}-2"
-    bench.work.workspace, bench.work.args = again, [json.dumps({"b.csv": "new"})]
-    bench.run(bench.work)
+    work.workspace, work.args = again, [json.dumps({"b.csv": "new"})]
+    bench.run(work)
     assert list(fetch(bench, again, tmp_path / "out")) == ["b.csv"]
     assert hook.list_blobs(workspace["output_container"], workspace["output_prefix"] + "/") == old
 
 
 def test_old_results_are_deleted_where_that_was_asked_for(
-    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any]
+    bench: Bench, hook: BatchWrapHook, workspace: dict[str, Any]
 ) -> None:
     from airflow_batchwrap import DeletePoolOperator
 
@@ -180,7 +189,7 @@ def record(hook: BatchWrapHook, workspace: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "deep/../../x", "a\\b", ""])
 def test_a_record_cannot_lead_out_of_the_folder(
-    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path, path: str
+    bench: Bench, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path, path: str
 ) -> None:
     from airflow_batchwrap import ConfigError
 
@@ -193,7 +202,7 @@ def test_a_record_cannot_lead_out_of_the_folder(
     assert not list(tmp_path.rglob("x"))
 
 
-def test_links_in_the_folder_are_not_followed(bench: Any, workspace: dict[str, Any], tmp_path: Path) -> None:
+def test_links_in_the_folder_are_not_followed(bench: Bench, workspace: dict[str, Any], tmp_path: Path) -> None:
     from airflow_batchwrap import ConfigError
 
     to, outside = tmp_path / "out", tmp_path / "outside"
@@ -206,7 +215,7 @@ def test_links_in_the_folder_are_not_followed(bench: Any, workspace: dict[str, A
 
 
 def test_files_that_are_not_what_the_step_left_are_told(
-    bench: Any, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path
+    bench: Bench, hook: BatchWrapHook, workspace: dict[str, Any], tmp_path: Path
 ) -> None:
     from airflow_batchwrap import BatchWrapError, ConfigError, TryAgain
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
     from azure.core.credentials import AccessToken
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
     from airflow_batchwrap.stack.azurite import AzuriteService
+    from tests.support.bench import Bench
 
 MAKE = """
     def do_action(engine, *args):
@@ -53,7 +56,7 @@ def with_path(url: str, more: str, query: str = "") -> str:
 
 
 @pytest.fixture
-def entities(bench: Any, client: BatchClient, pool: str) -> Callable[[], list[Any]]:
+def entities(bench: Bench, client: BatchClient, pool: str) -> Callable[[], list[Any]]:
     """Return all that Batch holds of the bench's runs."""
 
     def look() -> list[Any]:
@@ -65,7 +68,7 @@ def entities(bench: Any, client: BatchClient, pool: str) -> Callable[[], list[An
 
 
 def test_nodes_are_granted_the_least(
-    bench: Any,
+    bench: Bench,
     pool: str,
     client: BatchClient,
     entities: Callable[[], list[Any]],
@@ -141,7 +144,12 @@ def test_nodes_are_granted_the_least(
 
 
 def test_a_connection_that_is_a_sas_serves_too(
-    bench: Any, pool: str, azurite: AzuriteService, hook: BatchWrapHook, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    bench: Bench,
+    pool: str,
+    azurite: AzuriteService,
+    hook: BatchWrapHook,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
@@ -203,12 +211,14 @@ def azurite_with_identities(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     with log.open("wb") as out:
         process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 20
-        while not (found := re.search(r"https://127\.0\.0\.1:(\d+)", log.read_text())):
+
+        def port() -> str | None:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield f"https://127.0.0.1:{found[1]}/{stack.ACCOUNT}", cert
+            found = re.search(r"https://127\.0\.0\.1:(\d+)", log.read_text())
+            return found[1] if found else None
+
+        number = until(port, "Azurite's port in its log")
+        yield f"https://127.0.0.1:{number}/{stack.ACCOUNT}", cert
     finally:
         process.terminate()
         process.wait()

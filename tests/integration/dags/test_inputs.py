@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunFile
 
 LIST = """
     import os
@@ -48,14 +50,14 @@ def write(folder: Path, texts: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
-def use(bench: Any, pool: str, **arguments: Any) -> Any:
+def use(bench: Bench, pool: str, **arguments: Any) -> Any:
     from airflow_batchwrap import UsePoolOperator
 
     bench.steps(_1_list=LIST)
     return bench.make(UsePoolOperator, pool_id=pool, steps="steps", **arguments)
 
 
-def look(bench: Any, workspace: dict[str, Any]) -> dict[str, str]:
+def look(bench: Bench, workspace: dict[str, Any]) -> dict[str, str]:
     """Return the files that a step finds."""
     from airflow_batchwrap import RunBatchTaskOperator
 
@@ -70,16 +72,11 @@ def modified(hook: BatchWrapHook) -> dict[str, Any]:
 
 
 def gone(path: str) -> bool:
-    deadline = time.monotonic() + 10
-    while Path(path).exists():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
+    return until(lambda: not Path(path).exists(), f"{path} to be gone", 10)
 
 
 def test_inputs_are_at_hand_by_name_and_gone_with_the_job(
-    bench: Any, pool: str, hook: BatchWrapHook, client: BatchClient
+    bench: Bench, pool: str, hook: BatchWrapHook, client: BatchClient
 ) -> None:
     write(bench.folder / "in", {**ODD, ".secret": "x"})
     write(bench.folder / "other", {"plain.txt": "another", "more.txt": "m"})
@@ -106,7 +103,7 @@ def test_inputs_are_at_hand_by_name_and_gone_with_the_job(
         assert gone(folder)
 
 
-def test_many_inputs_come_by_a_prefix(bench: Any, pool: str, hook: BatchWrapHook, client: BatchClient) -> None:
+def test_many_inputs_come_by_a_prefix(bench: Bench, pool: str, hook: BatchWrapHook, client: BatchClient) -> None:
     # Not so many, but their addresses are too long for what Batch takes.
     long = {f"{'漢' * 70}-{number:02}.txt": str(number) for number in range(20)}
     write(bench.folder / "long", long)
@@ -146,9 +143,7 @@ def test_many_inputs_come_by_a_prefix(bench: Any, pool: str, hook: BatchWrapHook
     assert set(modified(hook)) == set(before)
 
 
-def test_inputs_are_made_by_tasks_and_named_by_templates(
-    dags_folder: Path, run_file: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_inputs_are_made_by_tasks_and_named_by_templates(dags_folder: Path, run_file: RunFile, tmp_path: Path) -> None:
     write(dags_folder / "steps", {"1_list.py": textwrap.dedent(LIST), ".airflowignore": "*"})
     write(tmp_path, {"today.txt": "t", "path.txt": "p"})
     (dags_folder / "made.py").write_text(

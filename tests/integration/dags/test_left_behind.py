@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -12,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.bench import Bench
 
 Own = Callable[[], set[tuple[str, str]]]
 
 
 @pytest.fixture
-def own(bench: Any, client: BatchClient) -> Own:
+def own(bench: Bench, client: BatchClient) -> Own:
     """Return the bench's pools and jobs that nobody has asked to delete."""
 
     def look() -> set[tuple[str, str]]:
@@ -35,7 +38,7 @@ def metadata(entity: Any) -> dict[str, str]:
     return {item.name: item.value for item in entity.metadata or ()}
 
 
-def test_every_pool_and_job_says_who_made_it(bench: Any, client: BatchClient, pool: str) -> None:
+def test_every_pool_and_job_says_who_made_it(bench: Bench, client: BatchClient, pool: str) -> None:
     from airflow_batchwrap import (
         CreatePoolOperator,
         RepurposePoolOperator,
@@ -70,7 +73,7 @@ def test_every_pool_and_job_says_who_made_it(bench: Any, client: BatchClient, po
 
 @pytest.mark.parametrize("where", ["worker", "inline", "triggerer"])
 @pytest.mark.parametrize("limit", ["pool_wait_timeout", "execution_timeout"])
-def test_a_set_up_whose_time_is_over_removes_what_it_made(bench: Any, own: Own, where: str, limit: str) -> None:
+def test_a_set_up_whose_time_is_over_removes_what_it_made(bench: Bench, own: Own, where: str, limit: str) -> None:
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     from airflow_batchwrap import CreatePoolOperator, PoolError
@@ -90,7 +93,7 @@ def test_a_set_up_whose_time_is_over_removes_what_it_made(bench: Any, own: Own, 
 
 
 def test_a_set_up_that_storage_refuses_half_way_removes_the_pool(
-    bench: Any, own: Own, client: BatchClient, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    bench: Bench, own: Own, client: BatchClient, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from airflow_batchwrap import ConfigError, CreatePoolOperator
 
@@ -103,7 +106,7 @@ def test_a_set_up_that_storage_refuses_half_way_removes_the_pool(
     assert own() == set()
 
 
-def test_a_set_up_that_was_killed_is_taken_over_by_its_next_try_or_found_by_the_sweep(bench: Any, own: Own) -> None:
+def test_a_set_up_that_was_killed_is_taken_over_by_its_next_try_or_found_by_the_sweep(bench: Bench, own: Own) -> None:
     from airflow_batchwrap import CreatePoolOperator, SweepOrphansOperator
 
     shut, gate = bench.gate()
@@ -122,7 +125,7 @@ def test_a_set_up_that_was_killed_is_taken_over_by_its_next_try_or_found_by_the_
     assert own() == set()
 
 
-def test_a_pool_that_is_taken_over_late_has_time_again(bench: Any, own: Own, client: BatchClient) -> None:
+def test_a_pool_that_is_taken_over_late_has_time_again(bench: Bench, own: Own, client: BatchClient) -> None:
     from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator
     from airflow_batchwrap.hooks.autoscale import ScaleFormula
 
@@ -146,7 +149,7 @@ def test_a_pool_that_is_taken_over_late_has_time_again(bench: Any, own: Own, cli
 
 
 def test_a_step_after_a_long_pause_wakes_the_pool_that_was_emptied(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow_batchwrap import BatchWrapHook, CreatePoolOperator, DeletePoolOperator, RunBatchTaskOperator
     from airflow_batchwrap.local import runner
@@ -159,10 +162,7 @@ def test_a_step_after_a_long_pause_wakes_the_pool_that_was_emptied(
         config = {"target_dedicated_nodes": 1, "target_spot_nodes": 1, "idle_minutes": 5, "pool_wait_timeout": "1 min"}
         workspace = bench.run(bench.make(CreatePoolOperator, pool_config=config))
         hook = BatchWrapHook()
-        deadline = time.monotonic() + 20
-        while hook.view_pool(workspace["pool_id"]).nodes:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not hook.view_pool(workspace["pool_id"]).nodes, "an empty pool")
         step = bench.make(RunBatchTaskOperator, command="echo awake", workspace=workspace)
         assert bench.run(step) == "awake"
         bench.run(bench.make(DeletePoolOperator, workspace=workspace))
@@ -170,7 +170,7 @@ def test_a_step_after_a_long_pause_wakes_the_pool_that_was_emptied(
         service.stop()
 
 
-def test_a_job_ends_by_its_own_clock(bench: Any, client: BatchClient, pool: str) -> None:
+def test_a_job_ends_by_its_own_clock(bench: Bench, client: BatchClient, pool: str) -> None:
     from airflow_batchwrap import RunBatchTaskOperator, StepFailed, TryAgain, UsePoolOperator
 
     workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool, job_wall_clock="3 s"))
@@ -179,10 +179,8 @@ def test_a_job_ends_by_its_own_clock(bench: Any, client: BatchClient, pool: str)
     assert job.constraints is not None
     assert job.constraints.max_wall_clock_time == timedelta(seconds=3)
     # Airflow is gone: nobody looks.
-    deadline = time.monotonic() + 20
-    while (job := client.get_job(workspace["job_id"])).state != "completed":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: client.get_job(workspace["job_id"]).state == "completed", "the job's end")
+    job = client.get_job(workspace["job_id"])
     assert job.execution_info is not None
     assert job.execution_info.termination_reason == "MaxWallClockTimeExpiry"
     (task,) = client.list_tasks(workspace["job_id"])

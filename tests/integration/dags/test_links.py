@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -11,6 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.runner import LocalService
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunWorkflow
 
 SUBSCRIPTION = "/subscriptions/0000/resourceGroups/rg/providers"
 ACCOUNT = f"{SUBSCRIPTION}/Microsoft.Batch/batchAccounts/mybatch"
@@ -33,7 +34,7 @@ def links_of(run: Any) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("inline_wait", [0, 30])
-def test_links_of_a_run(run_workflow: Callable[..., Any], local_service: LocalService, inline_wait: int) -> None:
+def test_links_of_a_run(run_workflow: RunWorkflow, local_service: LocalService, inline_wait: int) -> None:
     run = run_workflow(
         {"1_one.py": "def do_action(engine):\n    return 1\n"},
         f'pool_config={{"target_dedicated_nodes": 1}}, results="r", task_args={{"inline_wait": {inline_wait}}}',
@@ -50,7 +51,7 @@ def test_links_of_a_run(run_workflow: Callable[..., Any], local_service: LocalSe
     assert "clean_up" not in links
 
 
-def test_a_link_is_there_while_the_step_runs_and_leads_to_its_page(bench: Any, pool: str, local_service: Any) -> None:
+def test_a_link_is_there_while_the_step_runs_and_leads_to_its_page(bench: Bench, pool: str, local_service: Any) -> None:
     from airflow_batchwrap import DeletePoolOperator, RunBatchTaskOperator, UsePoolOperator
 
     workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool))
@@ -70,7 +71,7 @@ def test_a_link_is_there_while_the_step_runs_and_leads_to_its_page(bench: Any, p
 
 
 def test_of_azure_the_links_lead_to_the_portal(
-    bench: Any, monkeypatch: pytest.MonkeyPatch, local_service: LocalService
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, local_service: LocalService
 ) -> None:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.links.pool import push_pool_links
@@ -114,7 +115,7 @@ def test_of_azure_the_links_lead_to_the_portal(
     }
 
 
-def test_a_link_that_cannot_be_had_fails_nothing(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_cannot_be_had_fails_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.links.pool import push_pool_links
     from airflow_batchwrap.workspace import Workspace

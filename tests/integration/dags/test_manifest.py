@@ -7,17 +7,19 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from tests.support.bench import Bench
 
 ECHO = "def do_action(engine, *args):\n    return {'args': list(args), 'index': engine.context['map_index']}\n"
 ODD = """
@@ -32,7 +34,7 @@ ODD = """
 
 
 @pytest.fixture
-def workspace(bench: Any, pool: str) -> dict[str, Any]:
+def workspace(bench: Bench, pool: str) -> dict[str, Any]:
     """A workspace with the steps of this file."""
     from airflow_batchwrap import UsePoolOperator
 
@@ -41,7 +43,7 @@ def workspace(bench: Any, pool: str) -> dict[str, Any]:
     return found
 
 
-def manifest(bench: Any, workspace: dict[str, Any], entries: Any, **arguments: Any) -> Any:
+def manifest(bench: Bench, workspace: dict[str, Any], entries: Any, **arguments: Any) -> Any:
     from airflow_batchwrap import RunBatchManifestOperator
 
     return bench.make(
@@ -49,21 +51,14 @@ def manifest(bench: Any, workspace: dict[str, Any], entries: Any, **arguments: A
     )
 
 
-def jobs_of(client: BatchClient, bench: Any, state: str = "") -> list[Any]:
+def jobs_of(client: BatchClient, bench: Bench, state: str = "") -> list[Any]:
     where = f"startswith(id, '{bench.dag.dag_id}-many')" + (f" and state eq '{state}'" if state else "")
     return list(client.list_jobs(filter=where))
 
 
-def until(done: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("arguments", [{"deferrable": False}, {"inline_wait": 0}, {}])
 def test_each_entry_has_its_row(
-    bench: Any,
+    bench: Bench,
     workspace: dict[str, Any],
     hook: BatchWrapHook,
     client: BatchClient,
@@ -107,7 +102,7 @@ def test_each_entry_has_its_row(
 
 
 def test_a_submission_that_was_cut_short_is_completed(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook, tmp_path: Path
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook, tmp_path: Path
 ) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -144,7 +139,7 @@ def test_a_submission_that_was_cut_short_is_completed(
 
 
 def test_a_deferred_try_that_died_is_gone_on_with(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
 ) -> None:
     shut, gate = bench.gate()
     work = manifest(bench, workspace, [{"command": shut}, {"command": "true"}])
@@ -156,7 +151,7 @@ def test_a_deferred_try_that_died_is_gone_on_with(
 
 
 def test_another_manifest_ends_the_old_job_and_begins_with_its_next_attempts(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook, capfd: pytest.CaptureFixture[str]
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shut, _ = bench.gate()
     work = manifest(bench, workspace, [{"command": shut}])
@@ -170,7 +165,7 @@ def test_another_manifest_ends_the_old_job_and_begins_with_its_next_attempts(
 
 @pytest.mark.parametrize("rerun", ["failed", "all"])
 def test_a_clear_runs_what_did_not_succeed_or_all_of_it(
-    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, tmp_path: Path, rerun: str
+    bench: Bench, workspace: dict[str, Any], hook: BatchWrapHook, tmp_path: Path, rerun: str
 ) -> None:
     gate = tmp_path / "gate"
     entries = [["2_odd.py", [number, str(gate)]] for number in range(4)]
@@ -189,7 +184,7 @@ def test_a_clear_runs_what_did_not_succeed_or_all_of_it(
 
 
 def test_a_clear_of_another_task_starts_nothing_anew(
-    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient, tmp_path: Path
+    bench: Bench, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient, tmp_path: Path
 ) -> None:
     marks, (shut, gate) = tmp_path / "marks", bench.gate()
     work = manifest(bench, workspace, [{"command": f"echo x >> {marks}; {shut}"}])
@@ -206,7 +201,7 @@ def test_a_clear_of_another_task_starts_nothing_anew(
 
 @pytest.mark.parametrize("tolerated", [4, "40%", 0.4])
 def test_failures_within_the_tolerance_are_told_and_no_more(
-    bench: Any,
+    bench: Bench,
     workspace: dict[str, Any],
     hook: BatchWrapHook,
     capfd: pytest.CaptureFixture[str],
@@ -223,7 +218,7 @@ def test_failures_within_the_tolerance_are_told_and_no_more(
 
 
 def test_a_retry_submits_again_what_failed_and_nothing_else(
-    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient, tmp_path: Path
+    bench: Bench, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient, tmp_path: Path
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -249,7 +244,7 @@ def test_a_retry_submits_again_what_failed_and_nothing_else(
 
 
 def test_beyond_the_tolerance_what_still_runs_is_ended_and_the_table_is_written(
-    bench: Any, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient
+    bench: Bench, workspace: dict[str, Any], hook: BatchWrapHook, client: BatchClient
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -273,7 +268,7 @@ def test_beyond_the_tolerance_what_still_runs_is_ended_and_the_table_is_written(
 
 @pytest.mark.parametrize("arguments", [{"deferrable": False}, {"inline_wait": 0}])
 def test_the_deadline_ends_all_of_it(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, arguments: dict[str, Any]
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, arguments: dict[str, Any]
 ) -> None:
     from datetime import timedelta
 
@@ -301,7 +296,7 @@ def test_the_deadline_ends_all_of_it(
 @pytest.mark.parametrize("where", ["triggerer", "worker"])
 @pytest.mark.parametrize(("state", "ended"), [("failed", True), ("running", False)])
 def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
-    bench: Any,
+    bench: Bench,
     workspace: dict[str, Any],
     client: BatchClient,
     monkeypatch: pytest.MonkeyPatch,
@@ -322,11 +317,17 @@ def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
     work = manifest(bench, workspace, [{"command": shut}] * 3)
     if where == "triggerer":
         begun = bench.submit(work)
-        asyncio.run(ManifestTrigger(**begun.trigger[1]).on_kill())
+        asyncio.run(ManifestTrigger(**begun.trigger_arguments).on_kill())
     else:
         work.deferrable = False
+
         # Airflow calls it in a signal's handler, between two lines of the same thread.
-        timer = threading.Timer(3, lambda: (work.on_kill(), None if ended else gate.touch()))
+        def end() -> None:
+            work.on_kill()
+            if not ended:
+                gate.touch()
+
+        timer = threading.Timer(3, end)
         timer.start()
         if ended:
             with pytest.raises(StepTimeout, match="was ended with its Airflow task"):
@@ -335,13 +336,13 @@ def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
             assert bench.run(work)["succeeded"] == 3
         timer.join()
     if where == "triggerer" or ended:
-        until(lambda: bool(jobs_of(client, bench, "active")) is not ended)
+        until(lambda: bool(jobs_of(client, bench, "active")) is not ended, "the job as it is to be", 30)
     assert str(client.get_job(workspace["job_id"]).state) in ("active", "BatchJobState.ACTIVE")
     gate.touch()
 
 
 def test_a_job_that_somebody_ended_is_told_and_its_rest_tried_again(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -349,7 +350,7 @@ def test_a_job_that_somebody_ended_is_told_and_its_rest_tried_again(
     work = manifest(bench, workspace, [{"command": "true"}, *[{"command": shut}] * 4])
     begun = bench.submit(work)
     (job,) = jobs_of(client, bench, "active")
-    until(lambda: (counts := hook.count_tasks(job.id)) is not None and counts.succeeded == 1)
+    until(lambda: (counts := hook.count_tasks(job.id)) is not None and counts.succeeded == 1, "one success", 30)
     hook.terminate_job(job.id, "enough")
     # As it is noticed: by those that it ended, or by those that it keeps from starting.
     with pytest.raises(StepFailed, match=r"TaskEnded|was ended \(enough\)"):
@@ -445,7 +446,7 @@ def test_what_batch_refuses_is_told(hook: BatchWrapHook, client: BatchClient) ->
 
 
 def test_a_manifest_without_a_workspace_brings_its_own(
-    bench: Any, pool: str, hook: BatchWrapHook, client: BatchClient
+    bench: Bench, pool: str, hook: BatchWrapHook, client: BatchClient
 ) -> None:
     from airflow_batchwrap import RunBatchManifestOperator
 
@@ -479,7 +480,7 @@ def test_a_manifest_without_a_workspace_brings_its_own(
     ],
 )
 def test_what_is_wrong_is_told(
-    bench: Any, workspace: dict[str, Any], client: BatchClient, arguments: dict[str, Any], words: str
+    bench: Bench, workspace: dict[str, Any], client: BatchClient, arguments: dict[str, Any], words: str
 ) -> None:
     from airflow_batchwrap import ConfigError
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_batchwrap import metrics
+from tests.support.polling import until
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from tests.support.dag_runs import RunWorkflow
 
 LINE = re.compile(r"airflow\.(batchwrap\.\w+)((?:,\w+=[^,:]+)*):([-\d.]+)\|(c|ms)")
 
@@ -51,14 +52,13 @@ class StatsD:
 
     def of(self, name: str, count: int = 1) -> list[Sent]:
         """Wait for so many metrics of a name."""
-        deadline = time.monotonic() + 5
-        while True:
+
+        def look() -> list[Sent] | None:
             self.read()
             found = [each for each in self.sent if each.name == name]
-            if len(found) >= count:
-                return found
-            assert time.monotonic() < deadline, f"{name}: {self.sent}"
-            time.sleep(0.01)
+            return found if len(found) >= count else None
+
+        return until(look, lambda: f"{count} metrics {name} among {self.sent}", 5) or []
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def forget() -> None:
     stats._factory = stats._backend = None
 
 
-def test_a_run_is_counted_and_timed(run_workflow: Callable[..., Any], statsd: StatsD) -> None:
+def test_a_run_is_counted_and_timed(run_workflow: RunWorkflow, statsd: StatsD) -> None:
     run = run_workflow(
         {"1_one.py": "import time\ndef do_action(engine):\n    time.sleep(1.5)\n    return 'x' * 60000\n"},
         inputs={"seen.txt": "never uploaded before: metrics"},

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.local.runner import LocalService
+    from tests.support.bench import Bench
 
 ECHO = "def do_action(engine, *args):\n    return list(args)\n"
 Own = Callable[[], set[tuple[str, str]]]
@@ -24,7 +25,7 @@ SLOW = "import time\ndef do_action(engine, *args):\n    time.sleep(60)\n"
 
 
 @pytest.fixture
-def own(bench: Any, client: BatchClient) -> Own:
+def own(bench: Bench, client: BatchClient) -> Own:
     """Return the bench's pools and jobs that nobody has asked to delete."""
 
     def look() -> set[tuple[str, str]]:
@@ -40,19 +41,19 @@ def both(workspace: dict[str, Any]) -> set[tuple[str, str]]:
     return {("pool", workspace["pool_id"]), ("job", workspace["job_id"])}
 
 
-def create(bench: Any, **arguments: Any) -> Any:
+def create(bench: Bench, **arguments: Any) -> Any:
     from airflow_batchwrap import CreatePoolOperator
 
     return bench.make(CreatePoolOperator, **{"task_id": "create", "pool_config": {}, **arguments})
 
 
-def delete(bench: Any, workspace: Any) -> Any:
+def delete(bench: Bench, workspace: Any) -> Any:
     from airflow_batchwrap import DeletePoolOperator
 
     return bench.run(bench.make(DeletePoolOperator, workspace=workspace))
 
 
-def test_a_set_up_whose_worker_died_is_gone_on_with_and_so_is_a_cleared_one(bench: Any, own: Own) -> None:
+def test_a_set_up_whose_worker_died_is_gone_on_with_and_so_is_a_cleared_one(bench: Bench, own: Own) -> None:
     shut, gate = bench.gate()
     operator = create(bench, pool_config={"start_task": shut}, retries=1)
     bench.submit(operator)
@@ -77,7 +78,7 @@ def test_a_set_up_whose_worker_died_is_gone_on_with_and_so_is_a_cleared_one(benc
 
 
 def test_a_set_up_that_fails_leaves_nothing_and_the_next_try_is_not_in_its_way(
-    bench: Any, own: Own, client: BatchClient
+    bench: Bench, own: Own, client: BatchClient
 ) -> None:
     from airflow_batchwrap import PoolError
 
@@ -98,7 +99,7 @@ def test_a_set_up_that_fails_leaves_nothing_and_the_next_try_is_not_in_its_way(
     assert own() == set()
 
 
-def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Any, own: Own) -> None:
+def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Bench, own: Own) -> None:
     from airflow_batchwrap import ConfigError
 
     operator = create(bench, retries=1)
@@ -111,7 +112,7 @@ def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Any, own
     assert own() == set()
 
 
-def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Any, own: Own, pool: str) -> None:
+def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Bench, own: Own, pool: str) -> None:
     from airflow_batchwrap import UsePoolOperator
 
     one, other = (bench.make(UsePoolOperator, f"group.use_{name}", pool_id=pool) for name in ("one", "other"))
@@ -123,7 +124,7 @@ def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Any, own: Own, 
         delete(bench, workspace)
 
 
-def test_a_pool_of_that_id_is_refused_where_it_is_anothers(bench: Any, pool: str, client: BatchClient) -> None:
+def test_a_pool_of_that_id_is_refused_where_it_is_anothers(bench: Bench, pool: str, client: BatchClient) -> None:
     from airflow_batchwrap import PoolError
 
     before = client.get_pool(pool).as_dict()
@@ -132,7 +133,7 @@ def test_a_pool_of_that_id_is_refused_where_it_is_anothers(bench: Any, pool: str
     assert client.get_pool(pool).as_dict() == before
 
 
-def test_a_named_pool_without_steps_is_created_once_and_deleted_by_its_id(bench: Any, own: Own) -> None:
+def test_a_named_pool_without_steps_is_created_once_and_deleted_by_its_id(bench: Bench, own: Own) -> None:
     from airflow_batchwrap import ConfigError, DeletePoolOperator
 
     name = f"{bench.dag.dag_id}-mine"
@@ -151,7 +152,7 @@ def test_a_named_pool_without_steps_is_created_once_and_deleted_by_its_id(bench:
     assert own() == set()
 
 
-def test_repurposing_removes_what_is_over_and_nothing_else(bench: Any, pool: str, client: BatchClient) -> None:
+def test_repurposing_removes_what_is_over_and_nothing_else(bench: Bench, pool: str, client: BatchClient) -> None:
     from azure.batch import models as m
 
     from airflow_batchwrap import RepurposePoolOperator, RunBatchTaskOperator, UsePoolOperator
@@ -179,7 +180,7 @@ def test_repurposing_removes_what_is_over_and_nothing_else(bench: Any, pool: str
     client.begin_delete_job(foreign)
 
 
-def test_using_a_pool_changes_nothing_on_it(bench: Any, pool: str, client: BatchClient) -> None:
+def test_using_a_pool_changes_nothing_on_it(bench: Bench, pool: str, client: BatchClient) -> None:
     from airflow_batchwrap import UsePoolOperator
 
     before = client.get_pool(pool).as_dict()
@@ -267,7 +268,7 @@ def unreliable(connections: None, local_service: LocalService, monkeypatch: pyte
 
 @pytest.mark.parametrize("what", ["/pools", "/jobs"])
 def test_what_was_made_is_found_where_the_answer_was_lost(
-    bench: Any, unreliable: Unreliable, own: Own, what: str
+    bench: Bench, unreliable: Unreliable, own: Own, what: str
 ) -> None:
     unreliable.lost = "POST", what
     workspace = bench.run(create(bench))
@@ -275,7 +276,7 @@ def test_what_was_made_is_found_where_the_answer_was_lost(
     delete(bench, workspace)
 
 
-def test_the_pool_is_deleted_where_the_job_cannot_be(bench: Any, unreliable: Unreliable, own: Own) -> None:
+def test_the_pool_is_deleted_where_the_job_cannot_be(bench: Bench, unreliable: Unreliable, own: Own) -> None:
     from airflow_batchwrap import TryAgain
 
     workspace = bench.run(create(bench))
@@ -288,7 +289,7 @@ def test_the_pool_is_deleted_where_the_job_cannot_be(bench: Any, unreliable: Unr
     assert own() == set()
 
 
-def test_the_job_is_deleted_where_the_pool_cannot_be(bench: Any, unreliable: Unreliable, own: Own) -> None:
+def test_the_job_is_deleted_where_the_pool_cannot_be(bench: Bench, unreliable: Unreliable, own: Own) -> None:
     from airflow_batchwrap import TryAgain
 
     workspace = bench.run(create(bench))
@@ -302,7 +303,7 @@ def test_the_job_is_deleted_where_the_pool_cannot_be(bench: Any, unreliable: Unr
 
 
 def test_a_busy_service_is_waited_for(
-    bench: Any, unreliable: Unreliable, own: Own, capfd: pytest.CaptureFixture[str]
+    bench: Bench, unreliable: Unreliable, own: Own, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shut, gate = bench.gate()
     begun = bench.submit(create(bench, pool_config={"start_task": shut}))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
+
+    from tests.support.dag_runs import RunFile
 
 DAG = """
 from airflow.providers.microsoft.azure.operators.batch import AzureBatchOperator
@@ -61,7 +62,7 @@ with DAG("published", schedule=None) as dag:
 
 def test_published_operator_waits_and_defers(
     dags_folder: Path,
-    run_file: Callable[..., Any],
+    run_file: RunFile,
     client: BatchClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_batchwrap.hooks.autoscale import ScaleFormula
+from tests.support.polling import until
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.local.runner import LocalService
-    from tests.integration.dags.conftest import Run
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunFile
 
 MakePool = Callable[..., str]
 
@@ -78,14 +79,7 @@ def slow(connections: None, slow_service: LocalService, monkeypatch: pytest.Monk
         yield client
         for pool in client.list_pools():
             client.begin_delete_pool(pool.id)
-        until(lambda: not list(client.list_pools()))
-
-
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        until(lambda: not list(client.list_pools()), "no pool")
 
 
 def resized(pool_id: str, dedicated: int, spot: int, usable: int) -> dict[str, Any]:
@@ -99,7 +93,7 @@ def resized(pool_id: str, dedicated: int, spot: int, usable: int) -> dict[str, A
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_pool_of_fixed_size_grows_and_shrinks(
-    bench: Any, client: BatchClient, make_pool: MakePool, deferrable: bool
+    bench: Bench, client: BatchClient, make_pool: MakePool, deferrable: bool
 ) -> None:
     from airflow_batchwrap import ResizePoolOperator
 
@@ -115,7 +109,7 @@ def test_a_pool_of_fixed_size_grows_and_shrinks(
     assert list(client.list_nodes(pool_id)) == []
 
 
-def test_a_runs_own_pool_keeps_its_formula_with_other_numbers(bench: Any, client: BatchClient) -> None:
+def test_a_runs_own_pool_keeps_its_formula_with_other_numbers(bench: Bench, client: BatchClient) -> None:
     from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, ResizePoolOperator, RunBatchTaskOperator
 
     workspace = bench.run(bench.make(CreatePoolOperator, pool_config={"idle_minutes": 20}))
@@ -132,7 +126,7 @@ def test_a_runs_own_pool_keeps_its_formula_with_other_numbers(bench: Any, client
     bench.run(bench.make(DeletePoolOperator, workspace=workspace))
 
 
-def test_a_node_that_works_goes_when_it_has_done(bench: Any, client: BatchClient, make_pool: MakePool) -> None:
+def test_a_node_that_works_goes_when_it_has_done(bench: Bench, client: BatchClient, make_pool: MakePool) -> None:
     from azure.batch import models as m
 
     from airflow_batchwrap import ResizePoolOperator
@@ -142,7 +136,7 @@ def test_a_node_that_works_goes_when_it_has_done(bench: Any, client: BatchClient
     wait, gate = bench.gate()
     client.create_job(m.BatchJobCreateOptions(id=job_id, pool_info=m.BatchPoolInfo(pool_id=pool_id)))
     client.create_task(job_id, m.BatchTaskCreateOptions(id="t", command_line=f"/bin/sh -c '{wait}'"))
-    until(lambda: client.get_task(job_id, "t").state == "running")
+    until(lambda: client.get_task(job_id, "t").state == "running", "the Batch task to run")
     begun = bench.submit(bench.make(ResizePoolOperator, pool_id=pool_id, target_dedicated_nodes=0))
     assert client.get_pool(pool_id).allocation_state == "resizing"
     gate.touch()
@@ -153,7 +147,7 @@ def test_a_node_that_works_goes_when_it_has_done(bench: Any, client: BatchClient
     client.begin_delete_job(job_id)
 
 
-def test_anothers_formula_is_left_alone(bench: Any, client: BatchClient, make_pool: MakePool) -> None:
+def test_anothers_formula_is_left_alone(bench: Bench, client: BatchClient, make_pool: MakePool) -> None:
     from airflow_batchwrap import PoolError, ResizePoolOperator
 
     formula = "$TargetDedicatedNodes = 1;"
@@ -176,7 +170,7 @@ def test_anothers_formula_is_left_alone(bench: Any, client: BatchClient, make_po
         ({"pool_id": "p", "target_spot_nodes": 1, "node_deallocation_option": "now"}, "'now'"),
     ],
 )
-def test_arguments_that_cannot_be_are_told(bench: Any, arguments: dict[str, Any], said: str) -> None:
+def test_arguments_that_cannot_be_are_told(bench: Bench, arguments: dict[str, Any], said: str) -> None:
     from airflow_batchwrap import ConfigError, ResizePoolOperator
 
     with pytest.raises(ConfigError, match=said):
@@ -184,7 +178,7 @@ def test_arguments_that_cannot_be_are_told(bench: Any, arguments: dict[str, Any]
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_quota_is_told_and_a_part_may_be_enough(bench: Any, slow: BatchClient, deferrable: bool) -> None:
+def test_a_quota_is_told_and_a_part_may_be_enough(bench: Bench, slow: BatchClient, deferrable: bool) -> None:
     from airflow_batchwrap import PoolError, ResizePoolOperator
 
     pool_id = made(slow, target_dedicated_nodes=0)
@@ -197,7 +191,7 @@ def test_a_quota_is_told_and_a_part_may_be_enough(bench: Any, slow: BatchClient,
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_resize_that_takes_too_long_is_given_up_and_can_be_asked_for_again(
-    bench: Any, slow: BatchClient, deferrable: bool
+    bench: Bench, slow: BatchClient, deferrable: bool
 ) -> None:
     from airflow_batchwrap import PoolError, ResizePoolOperator
 
@@ -211,7 +205,7 @@ def test_a_resize_that_takes_too_long_is_given_up_and_can_be_asked_for_again(
     assert bench.run(bench.make(ResizePoolOperator, **more)) == resized(pool_id, 1, 0, usable=1)
 
 
-def test_a_resize_whose_worker_died_is_gone_on_with(bench: Any, slow: BatchClient) -> None:
+def test_a_resize_whose_worker_died_is_gone_on_with(bench: Bench, slow: BatchClient) -> None:
     from airflow_batchwrap import ResizePoolOperator
 
     pool_id = made(slow, target_dedicated_nodes=0)
@@ -221,7 +215,7 @@ def test_a_resize_whose_worker_died_is_gone_on_with(bench: Any, slow: BatchClien
     assert bench.run(operator, try_number=2) == resized(pool_id, 1, 0, usable=1)
 
 
-def test_a_resize_ends_with_the_tasks_execution_timeout(bench: Any, slow: BatchClient) -> None:
+def test_a_resize_ends_with_the_tasks_execution_timeout(bench: Bench, slow: BatchClient) -> None:
     from airflow.sdk.exceptions import AirflowTaskTimeout
 
     from airflow_batchwrap import ResizePoolOperator
@@ -236,7 +230,7 @@ def test_a_resize_ends_with_the_tasks_execution_timeout(bench: Any, slow: BatchC
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_a_set_up_that_meets_the_quota_says_so_and_its_last_try_removes_what_it_made(
-    bench: Any, slow: BatchClient, deferrable: bool
+    bench: Bench, slow: BatchClient, deferrable: bool
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator, NoCapacity
 
@@ -255,7 +249,7 @@ def test_a_set_up_that_meets_the_quota_says_so_and_its_last_try_removes_what_it_
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_formula_can_be_changed_again_at_once(bench: Any, slow: BatchClient, deferrable: bool) -> None:
+def test_a_formula_can_be_changed_again_at_once(bench: Bench, slow: BatchClient, deferrable: bool) -> None:
     from airflow_batchwrap import CreatePoolOperator, ResizePoolOperator
 
     # Batch takes one formula in 30 s, which are 0.5 s here, and none while it resizes: both are waited for.
@@ -267,7 +261,7 @@ def test_a_formula_can_be_changed_again_at_once(bench: Any, slow: BatchClient, d
 
 
 def test_a_run_resizes_its_pool_between_steps(
-    dags_folder: Path, run_file: Callable[..., Run], left_behind: Callable[[], list[str]]
+    dags_folder: Path, run_file: RunFile, left_behind: Callable[[], list[str]]
 ) -> None:
     before = set(left_behind())
     (dags_folder / "resize.py").write_text(

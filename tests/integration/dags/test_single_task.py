@@ -11,6 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunFile
+
 SECRET = "hush-hush-7391"
 QUOTES = """
 set -e
@@ -23,21 +26,21 @@ END
 
 
 @pytest.fixture
-def jobs(bench: Any, client: BatchClient) -> Callable[[], list[str]]:
+def jobs(bench: Bench, client: BatchClient) -> Callable[[], list[str]]:
     """Return the bench's jobs that nobody has asked to delete."""
     return lambda: [
         job.id for job in client.list_jobs(filter="state eq 'active'") if job.id.startswith(bench.dag.dag_id)
     ]
 
 
-def alone(bench: Any, pool: str, **arguments: Any) -> Any:
+def alone(bench: Bench, pool: str, **arguments: Any) -> Any:
     from airflow_batchwrap import RunBatchTaskOperator
 
     return bench.make(RunBatchTaskOperator, pool_id=pool, **arguments)
 
 
 @pytest.mark.parametrize("inline_wait", [0, 10])
-def test_a_step_alone(bench: Any, pool: str, jobs: Callable[[], list[str]], inline_wait: int) -> None:
+def test_a_step_alone(bench: Bench, pool: str, jobs: Callable[[], list[str]], inline_wait: int) -> None:
     bench.steps(
         _1_a="import helper\ndef do_action(engine, *args):\n    return helper.read('note.txt'), list(args)\n",
         helper="def read(name):\n    return open(name).read()\n",
@@ -61,14 +64,14 @@ def test_a_step_alone(bench: Any, pool: str, jobs: Callable[[], list[str]], inli
     ],
 )
 def test_a_command_returns_its_last_line(
-    bench: Any, pool: str, jobs: Callable[[], list[str]], command: str, value: Any
+    bench: Bench, pool: str, jobs: Callable[[], list[str]], command: str, value: Any
 ) -> None:
     (bench.folder / "note.txt").write_text("from the driver")
     assert bench.run(alone(bench, pool, command=command, inputs=["note.txt"])) == value
     assert jobs() == []
 
 
-def test_failures_are_told_and_leave_no_job(bench: Any, pool: str, jobs: Callable[[], list[str]]) -> None:
+def test_failures_are_told_and_leave_no_job(bench: Bench, pool: str, jobs: Callable[[], list[str]]) -> None:
     from airflow_batchwrap import ConfigError, PoolError, StepFailed
 
     work = alone(bench, pool, command="echo before; echo the reason >&2; exit 3", retries=1)
@@ -98,7 +101,7 @@ def test_failures_are_told_and_leave_no_job(bench: Any, pool: str, jobs: Callabl
 
 
 def test_values_of_environment_variables_are_shown_nowhere(
-    bench: Any, pool: str, capfd: pytest.CaptureFixture[str]
+    bench: Bench, pool: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from airflow_batchwrap import StepFailed
 
@@ -115,7 +118,7 @@ def test_values_of_environment_variables_are_shown_nowhere(
     assert failed.value.exit_code == 5
 
 
-def test_a_task_alone_in_a_dag(dags_folder: Path, run_file: Callable[..., Any], pool: str) -> None:
+def test_a_task_alone_in_a_dag(dags_folder: Path, run_file: RunFile, pool: str) -> None:
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
     from sqlalchemy import select

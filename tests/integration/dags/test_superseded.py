@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
     from azure.batch import BatchClient
+
+    from tests.support.bench import Bench
 
 pytestmark = pytest.mark.usefixtures("connections")
 
 
-def active_jobs(client: BatchClient, bench: Any) -> list[str]:
+def active_jobs(client: BatchClient, bench: Bench) -> list[str]:
     found = client.list_jobs(filter=f"startswith(id, '{bench.dag.dag_id}') and state eq 'active'")
     return [job.id for job in found]
 
 
 @pytest.mark.parametrize("kind", ["step that fails", "step that succeeds", "manifest"])
-def test_job_of_a_task_that_is_alone_on_its_pool(bench: Any, pool: str, client: BatchClient, kind: str) -> None:
+def test_job_of_a_task_that_is_alone_on_its_pool(bench: Bench, pool: str, client: BatchClient, kind: str) -> None:
     from airflow.sdk.exceptions import AirflowRescheduleException
 
     from airflow_batchwrap import RunBatchManifestOperator, RunBatchTaskOperator, StepFailed
 
     shut, gate = bench.gate()
+    work: BaseOperator
     if kind == "manifest":
         work = bench.make(RunBatchManifestOperator, "many", manifest=[{"command": shut}] * 3, pool_id=pool, retries=3)
     else:
@@ -48,7 +52,7 @@ def test_job_of_a_task_that_is_alone_on_its_pool(bench: Any, pool: str, client: 
     assert active_jobs(client, bench) == []
 
 
-def test_set_up(bench: Any, client: BatchClient) -> None:
+def test_set_up(bench: Bench, client: BatchClient) -> None:
     from airflow.sdk.exceptions import AirflowRescheduleException
 
     from airflow_batchwrap import CreatePoolOperator, TryAgain

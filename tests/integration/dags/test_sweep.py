@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from airflow_batchwrap import BatchWrapHook
-    from tests.integration.dags.conftest import Run
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunFile, RunWorkflow
 
 IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
 
@@ -55,7 +56,7 @@ def run_of() -> Callable[[str], str]:
 
 
 def test_what_runs_left_goes_and_nothing_else(
-    bench: Any, client: BatchClient, pool: str, run_of: Callable[[str], str], capfd: pytest.CaptureFixture[str]
+    bench: Bench, client: BatchClient, pool: str, run_of: Callable[[str], str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     from azure.batch import models as m
 
@@ -108,7 +109,7 @@ def test_what_runs_left_goes_and_nothing_else(
 
 
 def test_airflow_itself_is_asked(
-    dags_folder: Path, run_file: Callable[..., Run], run_workflow: Callable[..., Run], client: BatchClient
+    dags_folder: Path, run_file: RunFile, run_workflow: RunWorkflow, client: BatchClient
 ) -> None:
     done = run_workflow({"1_a.py": "def do_action(engine): return 1\n"})
     assert done.state == "success"
@@ -133,7 +134,7 @@ def test_airflow_itself_is_asked(
     client.begin_delete_pool(stranger)
 
 
-def test_an_age_that_is_none_is_refused(bench: Any) -> None:
+def test_an_age_that_is_none_is_refused(bench: Bench) -> None:
     from airflow_batchwrap import ConfigError, SweepOrphansOperator
 
     with pytest.raises(ConfigError, match="older_than = 'old'"):

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from tests.support.bench import Bench
+    from tests.support.dag_runs import RunFile
 
 ECHO = "def do_action(engine, *args):\n    return list(args)\n"
 BIG = "def do_action(engine, *args):\n    return {'ü': list(args), 'big': ['\\u6f22' * 10] * 9000}\n"
@@ -28,7 +30,7 @@ def write(folder: Path, steps: dict[str, str]) -> None:
 
 
 def test_values_travel_from_step_to_step(
-    dags_folder: Path, run_file: Callable[..., Any], left_behind: Callable[[], list[str]], hook: BatchWrapHook
+    dags_folder: Path, run_file: RunFile, left_behind: Callable[[], list[str]], hook: BatchWrapHook
 ) -> None:
     write(
         dags_folder / "steps",
@@ -77,7 +79,7 @@ with DAG("values", schedule=None, params={"word": "ünï cöde"}):
 
 
 def test_values_that_no_xcom_can_hold_travel_all_the_same(
-    dags_folder: Path, run_file: Callable[..., Any], left_behind: Callable[[], list[str]]
+    dags_folder: Path, run_file: RunFile, left_behind: Callable[[], list[str]]
 ) -> None:
     odd = "[12345678901234567890123, 'a\\0b', os.fsdecode(b'caf\\xe9'), 20.0]"
     write(
@@ -104,7 +106,7 @@ with DAG("odd", schedule=None):
 
 
 def test_templates_and_defaults_reach_every_part(
-    dags_folder: Path, run_file: Callable[..., Any], left_behind: Callable[[], list[str]], hook: BatchWrapHook
+    dags_folder: Path, run_file: RunFile, left_behind: Callable[[], list[str]], hook: BatchWrapHook
 ) -> None:
     write(
         dags_folder / "single",
@@ -189,7 +191,7 @@ with DAG(
     assert left_behind() == []
 
 
-def test_a_late_value_that_is_wrong_is_told_where_it_is_used(bench: Any, pool: str) -> None:
+def test_a_late_value_that_is_wrong_is_told_where_it_is_used(bench: Bench, pool: str) -> None:
     from airflow_batchwrap import ConfigError, PoolConfig, RunBatchTaskOperator, UsePoolOperator
 
     for arguments, said in (

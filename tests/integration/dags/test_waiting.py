@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
+    from tests.support.bench import Bench
 
 RESUME = {"workspace": {"pool_id": "p"}}
 
@@ -147,7 +148,7 @@ async def test_an_event_leaves_airflow_time_to_hear_that_the_task_went(
 
 
 def test_states_are_logged_once_each(
-    bench: Any, pool: str, client: BatchClient, capfd: pytest.CaptureFixture[str]
+    bench: Bench, pool: str, client: BatchClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, RunBatchTaskOperator
 

@@ -17,11 +17,13 @@ import httpx
 import pytest
 
 from airflow_batchwrap.triggers.watch import Watcher
+from tests.support.polling import until
 
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
     from airflow_batchwrap.local.runner import LocalService
+    from tests.support.bench import Bench
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def submit_many(bench: Any, pool: str, commands: list[str], **arguments: Any) -> list[Any]:
+def submit_many(bench: Bench, pool: str, commands: list[str], **arguments: Any) -> list[Any]:
     """Submit commands to one job of a workspace, each as a task that is deferred at once."""
     from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
 
@@ -66,7 +68,7 @@ def outcomes(events: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def test_many_are_waited_for_with_the_requests_of_one(
-    bench: Any, pool: str, requests: Counter[str], client: BatchClient
+    bench: Bench, pool: str, requests: Counter[str], client: BatchClient
 ) -> None:
     shut, gate = bench.gate()
     # The pool has two slots: these two run, and the others wait for them.
@@ -74,8 +76,7 @@ def test_many_are_waited_for_with_the_requests_of_one(
     requests.clear()
 
     def look_on() -> None:
-        while requests["aview_tasks"] < 10:
-            time.sleep(0.01)
+        until(lambda: requests["aview_tasks"] >= 10, "ten lists", 60)
         gate.touch()
 
     events = asyncio.run(all_events(tries, look_on))
@@ -85,7 +86,7 @@ def test_many_are_waited_for_with_the_requests_of_one(
     assert requests["aread_task_file"] <= 4 * (requests["aview_tasks"] + 1)
 
 
-def test_one_alone_is_asked_for_by_name(bench: Any, pool: str, requests: Counter[str]) -> None:
+def test_one_alone_is_asked_for_by_name(bench: Bench, pool: str, requests: Counter[str]) -> None:
     shut, gate = bench.gate()
     tries = submit_many(bench, pool, [shut])
     requests.clear()
@@ -96,7 +97,7 @@ def test_one_alone_is_asked_for_by_name(bench: Any, pool: str, requests: Counter
     assert requests["aview_tasks"] == 0
 
 
-def test_who_comes_later_or_too_late_is_told_as_well(bench: Any, pool: str, client: BatchClient) -> None:
+def test_who_comes_later_or_too_late_is_told_as_well(bench: Bench, pool: str, client: BatchClient) -> None:
     (shut, gate), (other, second_gate) = bench.gate(), bench.gate()
     tries = submit_many(bench, pool, [shut, f"{other}; exit 4", "exit 5"])
 
@@ -114,7 +115,7 @@ def test_who_comes_later_or_too_late_is_told_as_well(bench: Any, pool: str, clie
 
 
 def test_deleted_task_and_deleted_job_are_missed(
-    bench: Any, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_batchwrap.triggers.watch._LIST_ALL", 0.5)
     shut, gate = bench.gate()
@@ -136,7 +137,7 @@ def test_deleted_task_and_deleted_job_are_missed(
     assert {event["view"]["state"] for event in events[1:]} <= {"missing", "completed"}
 
 
-def test_watcher_ends_with_the_last_that_waits(bench: Any, pool: str) -> None:
+def test_watcher_ends_with_the_last_that_waits(bench: Bench, pool: str) -> None:
     shut, gate = bench.gate()
     tries = submit_many(bench, pool, [shut, "true"])
 
@@ -153,7 +154,7 @@ def test_watcher_ends_with_the_last_that_waits(bench: Any, pool: str) -> None:
     gate.touch()
 
 
-def test_output_comes_while_the_step_runs_and_once(bench: Any, pool: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_comes_while_the_step_runs_and_once(bench: Bench, pool: str, capfd: pytest.CaptureFixture[str]) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
     shut, gate = bench.gate()
@@ -177,7 +178,7 @@ def test_output_comes_while_the_step_runs_and_once(bench: Any, pool: str, capfd:
 
 @pytest.mark.parametrize("deferrable", [True, False])
 def test_output_of_a_step_that_fails_is_whole(
-    bench: Any, pool: str, capfd: pytest.CaptureFixture[str], deferrable: bool
+    bench: Bench, pool: str, capfd: pytest.CaptureFixture[str], deferrable: bool
 ) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
     from airflow_batchwrap.exceptions import StepFailed
@@ -192,7 +193,7 @@ def test_output_of_a_step_that_fails_is_whole(
 
 
 def test_flood_of_output_is_cut_at_the_end_and_says_so(
-    bench: Any, pool: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, pool: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow_batchwrap import RunBatchTaskOperator
 
@@ -204,7 +205,7 @@ def test_flood_of_output_is_cut_at_the_end_and_says_so(
 
 
 def test_busy_service_fails_nobody_and_is_left_alone_by_all(
-    bench: Any,
+    bench: Bench,
     pool: str,
     requests: Counter[str],
     local_service: LocalService,
@@ -302,7 +303,7 @@ def set_address(monkeypatch: pytest.MonkeyPatch, service: LocalService, url: str
     ],
 )
 def test_only_what_a_person_ended_is_terminated(
-    bench: Any, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch, state: str | None, ended: bool
+    bench: Bench, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch, state: str | None, ended: bool
 ) -> None:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -316,21 +317,24 @@ def test_only_what_a_person_ended_is_terminated(
         return {asked["run_ids"][0]: {asked["task_ids"][0]: state}}
 
     monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", states)
-    trigger = BatchTaskTrigger(**one.trigger[1])
+    trigger = BatchTaskTrigger(**one.trigger_arguments)
     asyncio.run(trigger.on_kill())
-    deadline = time.monotonic() + (20 if ended else 0.2)
-    while not (over := client.get_task(trigger.job_id, trigger.batch_task_id).state == "completed"):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
-    assert over == ended
+
+    def over() -> bool:
+        return client.get_task(trigger.job_id, trigger.batch_task_id).state == "completed"
+
+    if ended:
+        until(over, "the Batch task's end")
+    else:
+        with pytest.raises(AssertionError, match="Not within"):
+            until(over, "an end that must not come", 0.2)
     other = sibling.context["ti"].xcoms["batch"]
     assert client.get_task(other["job_id"], other["batch_task_id"]).state != "completed"
     gate.touch()
 
 
 def test_what_is_not_known_in_time_is_left_alone(
-    bench: Any, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, pool: str, client: BatchClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -338,7 +342,7 @@ def test_what_is_not_known_in_time_is_left_alone(
 
     shut, gate = bench.gate()
     (one,) = submit_many(bench, pool, [shut])
-    trigger = BatchTaskTrigger(**one.trigger[1])
+    trigger = BatchTaskTrigger(**one.trigger_arguments)
     never = threading.Event()
     monkeypatch.setattr("airflow_batchwrap.triggers.cancel.TIME_OF_TRIGGER", 0.2)
     for ask in (lambda **_: never.wait(20), lambda **_: 1 / 0):

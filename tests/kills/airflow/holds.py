@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -18,6 +17,7 @@ from airflow.sdk.bases.xcom import BaseXCom
 
 from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, PoolError, RunBatchTaskOperator, StepFailed
 from airflow_batchwrap.workspace import Workspace
+from tests.support.polling import until
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -53,11 +53,8 @@ class Cell:
         if phase != self.phase:
             return
         self.note("reached")
-        deadline = time.monotonic() + _LONGEST
-        while not any((self.folder / name).exists() for name in ("release", f"release-{self.try_number}")):
-            if time.monotonic() > deadline:
-                raise RuntimeError("Nobody let this try go on.")
-            time.sleep(0.05)
+        leave = [self.folder / name for name in ("release", f"release-{self.try_number}")]
+        until(lambda: any(path.exists() for path in leave), "leave for this try to go on", _LONGEST, pause=0.05)
 
 
 _held: list[Cell] = []  # what runs in this process: Airflow starts one for each try

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
-from collections.abc import Callable
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import RealAirflow
-
-    from .conftest import Play
+    from tests.integration.real.plays import Play, PlayOf
+    from tests.support.real_airflow import RealAirflow
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
-def database_of(stack: RealAirflow) -> sqlite3.Connection:
-    """Open Airflow's database, to look only."""
-    return sqlite3.connect(f"file:{stack.folder / 'airflow/airflow.db'}?mode=ro", uri=True, timeout=60)
-
-
 @pytest.fixture
-def found(play: Callable[..., Play]) -> list[Play]:
+def found(play: PlayOf) -> list[Play]:
     """Bring an inline and a deferred run to where both of their steps run."""
     made = [play("cancel_plain", how) for how in ("inline", "deferred")]
     for each in made:
@@ -61,11 +52,10 @@ def nothing_was_cancelled(found: list[Play], tries: int = 1) -> None:
 
 def keepers(stack: RealAirflow, play: Play) -> set[int]:
     """Return which triggerers hold a run's triggers."""
-    with closing(database_of(stack)) as database:
-        rows = database.execute(
-            "select t.triggerer_id from trigger t join task_instance ti on ti.trigger_id = t.id where ti.run_id = ?",
-            [play.run_id],
-        ).fetchall()
+    rows = stack.query(
+        "select t.triggerer_id from trigger t join task_instance ti on ti.trigger_id = t.id where ti.run_id = ?",
+        [play.run_id],
+    )
     return {row[0] for row in rows}
 
 
@@ -88,9 +78,8 @@ def test_triggerer(how: str, stack: RealAirflow, found: list[Play]) -> None:
 
 def task_processes(stack: RealAirflow, play: Play) -> list[psutil.Process]:
     """Return the processes of a run's steps on their workers."""
-    with closing(database_of(stack)) as database:
-        query = "select pid from task_instance where run_id = ? and state = 'running'"
-        return [psutil.Process(row[0]) for row in database.execute(query, [play.run_id]).fetchall()]
+    query = "select pid from task_instance where run_id = ? and state = 'running'"
+    return [psutil.Process(row[0]) for row in stack.query(query, [play.run_id])]
 
 
 def left_alone(play: Play) -> bool:

@@ -1,4 +1,4 @@
-"""One Airflow for all runs that are cancelled, and what is asked and done in one of these runs."""
+"""Runs of which something is ended: their DAG, and what is asked and done in one of them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import json
 import os
 import textwrap
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import psutil
-import pytest
+from tests.support.real_airflow import runs
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.rest import TaskInstance
-    from tests.integration.conftest import RealAirflow, StartAirflow
+    from tests.support.real_airflow import RealAirflow
 
 STEP = '''
     """Note that it began, and wait for leave to end."""
@@ -37,7 +35,6 @@ STEP = '''
 '''
 
 DAGS = """
-    import os
     from datetime import timedelta
 
     from airflow.sdk import DAG
@@ -67,7 +64,7 @@ DAGS = """
                 setattr(made.steps["1_victim"], argument, value)
 
 
-    SOON = timedelta(seconds=float(os.environ["CANCEL_SECONDS"]))
+    SOON = timedelta(seconds=SECONDS)
     workflow("plain")
     workflow("blocking", deferrable=False)
     workflow("run_timeout", of_dag={"dagrun_timeout": 2 * SOON})
@@ -113,9 +110,11 @@ class Play:
 
     def wait(self, what: str, look: Callable[[], Any], timeout: float = 300.0) -> Any:
         """Look until there is something to see."""
-        return self.stack.wait(
-            f"{self.dag_id}, {self.how}: {what}; {self.run_id} {self.states()}", look, timeout, pause=1.0
-        )
+
+        def words() -> str:
+            return f"{self.dag_id}, {self.how}: {what}; {self.run_id} {self.states()}"
+
+        return self.stack.wait(words, look, timeout, pause=1.0)
 
     def tasks(self) -> dict[str, TaskInstance]:
         """Return the run's tasks by the last part of their names."""
@@ -227,46 +226,21 @@ class Play:
         self.expect(f"the result is the second one's: {value} {notes}", value == notes[-1]["token"])
 
 
-def runs(pid: int) -> bool:
-    """Tell whether a process runs; these numbers are not given away again within a test."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+class PlayOf(Protocol):
+    """Makes a run, which is not started yet."""
+
+    def __call__(self, dag_id: str, how: str) -> Play:
+        """Make it; see `Play`."""
 
 
 def write_dags(folder: Path) -> None:
     """Write the DAG file and its steps."""
-    (folder / "cancel.py").write_text(textwrap.dedent(DAGS))
+    # Long enough for two steps to begin: on a machine that has ten things to do at once that takes minutes.
+    seconds = 30 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1), 8)
+    text = textwrap.dedent(DAGS).replace("SECONDS", os.environ.get("CANCEL_SECONDS", f"{seconds:.0f}"))
+    (folder / "cancel.py").write_text(text)
     steps = folder / "steps"
     steps.mkdir()
     (steps / ".airflowignore").write_text("*\n")
     for name in ("1_victim", "1_sibling"):
         (steps / f"{name}.py").write_text(textwrap.dedent(STEP))
-
-
-@pytest.fixture(scope="module")
-def stack(real_airflow: StartAirflow, airflow_home: Path) -> Iterator[RealAirflow]:
-    """Return the Airflow, whose connections this process has as well; it is gone before other tests start theirs."""
-    # Long enough for two steps to begin: on a machine that has ten things to do at once that takes minutes.
-    seconds = 30 * min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1), 8)
-    with (
-        real_airflow(
-            write_dags, settings={"CANCEL_SECONDS": os.environ.get("CANCEL_SECONDS", f"{seconds:.0f}")}
-        ) as made,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in made.connections.items():
-            patch.setenv(name, value)
-        made.airflow.wait_for_dag("cancel_plain")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def play(stack: RealAirflow) -> Callable[..., Play]:
-    """Make a run, not started yet."""
-
-    def make(dag_id: str, how: str) -> Play:
-        return Play(stack, dag_id, how, stack.folder / f"run-{uuid.uuid4().hex[:8]}")
-
-    return make

@@ -7,41 +7,31 @@ for on the worker and deferred. What Airflow tells of each way has to be what it
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Collection
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.stack import home
+from tests.integration.real.seen import PAUSE, Seen, noting
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
-
-    from .conftest import StartAirflow
+    from tests.support.real_airflow import RealAirflow
 
 # Ours, and the ordinary way that it is compared with: what is deferred begins once more on a worker.
 PAIRS = [("inline", "python"), ("deferred", "peer")]
 WAYS = ("python", "peer", "inline", "deferred")
-TASKS = ("WAY.one", "WAY.many", "WAY.bad", "WAY.final")
 # What a resumed task tells a second time.
 BEGINNINGS = {"running heard", "pre_execute", "on_execute_callback"}
 
 # On two cores shared with other tests each of the two runs takes minutes, and half a minute otherwise.
 pytestmark = pytest.mark.timeout(900)
-
-# Seconds that deferred work takes on a real Airflow, which fails a task that is back from the triggerer before its
-# scheduler has heard that it went there, whoever's task it is.
-PAUSE = 10
 
 STEP = '''
     """What is done in every way; by itself it returns what it is mapped over."""
@@ -56,88 +46,6 @@ STEP = '''
         if number == 0:
             raise ValueError("This one is to fail.")
         return {"way": way, "number": number, "native": [True, None, 1.5, "\\u00fc"]}
-'''
-
-NOTING = '''
-    """Callbacks, a listener and an XCom backend that note what Airflow tells them."""
-    import asyncio, json, os
-
-    from airflow.listeners import hookimpl
-    from airflow.plugins_manager import AirflowPlugin
-    from airflow.sdk.bases.xcom import BaseXCom
-    from airflow.triggers.base import BaseTrigger, TriggerEvent
-
-
-    def note(what, ti=None, **more):
-        of = {} if ti is None else {"task": ti.task_id, "index": ti.map_index, "try": ti.try_number, "of": ti.max_tries}
-        line = json.dumps({"what": what, **of, **more}) + "\\n"
-        descriptor = os.open(os.environ["ORDINARY_NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
-
-
-    def callback(kind):
-        def noting(context):
-            ti, failure = context["ti"], isinstance(context.get("exception"), Exception)
-            note(kind, ti, state=str(ti.state), failure=failure)
-
-        return noting
-
-
-    KINDS = [f"on_{event}_callback" for event in ("execute", "success", "retry", "failure")]
-    CALLBACKS = {kind: callback(kind) for kind in KINDS}
-
-
-    class Listener:
-        @hookimpl
-        def on_task_instance_running(self, previous_state, task_instance):
-            note("running heard", task_instance, before=str(previous_state))
-
-        @hookimpl
-        def on_task_instance_success(self, previous_state, task_instance):
-            note("success heard", task_instance, before=str(previous_state))
-
-        @hookimpl
-        def on_task_instance_failed(self, previous_state, task_instance, error):
-            note("failed heard", task_instance, before=str(previous_state), failure=isinstance(error, Exception))
-
-        @hookimpl
-        def on_asset_event_emitted(self, asset_event):
-            source = [asset_event.source_task_id, asset_event.source_map_index]
-            note("asset heard", asset=asset_event.asset.name, source=source, extra=asset_event.extra)
-
-
-    class NotingPlugin(AirflowPlugin):
-        name = "noting"
-        listeners = [Listener()]
-
-
-    class WrappingXCom(BaseXCom):
-        """What it stores is not the value itself."""
-
-        @staticmethod
-        def serialize_value(value, *, key=None, task_id=None, map_index=None, **where):
-            note("written", task=task_id, index=map_index, key=key, value=value)
-            return BaseXCom.serialize_value({"wrapped": value})
-
-        @staticmethod
-        def deserialize_value(result):
-            value = BaseXCom.deserialize_value(result)["wrapped"]
-            note("read", value=value)
-            return value
-
-
-    class Soon(BaseTrigger):
-        """Fire by itself."""
-
-        def serialize(self):
-            return "noting.Soon", {}
-
-        async def run(self):
-            await asyncio.sleep(PAUSE)
-            yield TriggerEvent(None)
 '''
 
 DAGS = '''
@@ -197,7 +105,7 @@ DAGS = '''
     HOOKS = {**CALLBACKS, "pre_execute": before, "post_execute": after}
     RETRIES = {"retries": 1, "retry_delay": timedelta(0)}
 
-    with DAG("ordinary", schedule=None) as dag:
+    with DAG("ordinary", schedule=None, max_active_tasks=8) as dag:
         set_up = CreatePoolOperator(
             task_id="set_up", steps="steps", pool_config={"target_dedicated_nodes": 1, "task_slots_per_node": 16}
         )
@@ -232,51 +140,6 @@ DAGS = '''
 '''
 
 
-@dataclass
-class Seen:
-    """What callbacks, listener and XCom backend noted of one run, and what is in Airflow's database after it."""
-
-    log: Path
-    home: Path
-
-    def notes(self, way: str, *wanted: str) -> list[dict[str, Any]]:
-        """Return the notes of a way, all or those of some kinds, with WAY for its name."""
-        lines = [line.replace(f'"{way}', '"WAY') for line in self.log.read_text().splitlines() if f'"{way}' in line]
-        notes = [json.loads(line) for line in lines]
-        return [note for note in notes if not wanted or note["what"] in wanted]
-
-    def tasks(self, way: str, without: Collection[str] = ()) -> dict[tuple[str, int], list[dict[str, Any]]]:
-        """Return the notes of each task of a way, in order.
-
-        :param without: kinds of notes to leave out.
-        """
-        found: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        for note in self.notes(way):
-            task = note.pop("task", "")
-            if task in TASKS and note["what"] not in without and note.get("key", "return_value") == "return_value":
-                if task == "WAY.final":
-                    # Without retries there are two all the same, for what is not the step's fault.
-                    note.pop("of", None)
-                found.setdefault((task, note.pop("index")), []).append(note)
-        return found
-
-    def rows(self, way: str, query: str) -> list[Any]:
-        """Ask Airflow's database; return the rows as JSON has them, with WAY for the way's name."""
-        with closing(sqlite3.connect(f"file:{self.home / 'airflow.db'}?mode=ro", uri=True)) as database:
-            rows = database.execute(query, {"way": way}).fetchall()
-        found: list[Any] = json.loads(json.dumps(rows).replace(way, "WAY"))
-        return found
-
-    def errors(self, way: str) -> Counter[tuple[str, str]]:
-        """Return how often each error was logged in each file of a way's logs."""
-        found: Counter[tuple[str, str]] = Counter()
-        for path in self.home.glob(f"logs/*/*/task_id={way}.*/**/attempt=*.log"):
-            events = [json.loads(line) for line in path.read_text().splitlines()]
-            name = "/".join(path.parts[path.parts.index("logs") + 3 :]).replace(way, "WAY")
-            found.update((name, event["event"]) for event in events if event["level"] in ("error", "critical"))
-        return found
-
-
 def write_dags(folder: Path, pause: int = PAUSE) -> None:
     """Write the DAG file and its step.
 
@@ -288,32 +151,17 @@ def write_dags(folder: Path, pause: int = PAUSE) -> None:
     (folder / "steps/.airflowignore").write_text("*\n")
 
 
-def noting(folder: Path, pause: int = PAUSE) -> dict[str, str]:
-    """Write the plugin; return the settings that bring it into an Airflow."""
-    (folder / "plugins").mkdir()
-    (folder / "plugins/noting.py").write_text(textwrap.dedent(NOTING).replace("PAUSE", str(pause)))
-    path = [str(folder / "plugins"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {
-        "ORDINARY_NOTES": str(folder / "notes"),
-        "PYTHONPATH": os.pathsep.join(path),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(folder / "plugins"),
-        "AIRFLOW__CORE__XCOM_BACKEND": "noting.WrappingXCom",
-    }
-
-
 @pytest.fixture(scope="module")
-def real(real_airflow: StartAirflow, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+def real(stack: RealAirflow) -> Seen:
     """One run on a real Airflow, and the run of the DAG that waits for its assets."""
-    folder: Path = tmp_path_factory.mktemp("ordinary").resolve()
-    settings = noting(folder) | {"AIRFLOW__CORE__PARALLELISM": "8"}
-    with real_airflow(write_dags, settings=settings) as stack:
-        seen = Seen(folder / "notes", stack.folder / "airflow")
-        for dag_id in ("ordinary", "consumer"):
-            stack.airflow.wait_for_dag(dag_id, timeout=180)
-        run_id = stack.ask(lambda: stack.client.trigger("ordinary"))
-        over = ("success", "failed")
-        stack.wait("the run's end", lambda: stack.client.run_state("ordinary", run_id) in over, 600, pause=0.5)
-        stack.wait("the run that assets start", lambda: all(seen.notes(way, "consumed") for way in WAYS), 300)
+    seen = Seen(stack.folder / "notes", stack.airflow.home)
+    stack.add_dags("ordinary", write_dags)
+    for dag_id in ("ordinary", "consumer"):
+        stack.airflow.wait_for_dag(dag_id, timeout=180)
+    run_id = stack.ask(lambda: stack.client.trigger("ordinary"))
+    over = ("success", "failed")
+    stack.wait("the run's end", lambda: stack.client.run_state("ordinary", run_id) in over, 600, pause=0.5)
+    stack.wait("the run that assets start", lambda: all(seen.notes(way, "consumed") for way in WAYS), 300)
     return seen
 
 
@@ -328,7 +176,9 @@ def in_process(azurite: AzuriteService, tmp_path_factory: pytest.TempPathFactory
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(folder / "dags/ordinary.py")],
-            env=home.environment(folder / "airflow", home.connections(azurite, service) | noting(folder, pause=0)),
+            env=home.environment(
+                folder / "airflow", home.connections(azurite, service) | noting(folder / "notes", pause=0)
+            ),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -381,6 +231,7 @@ def test_values(seen: Seen, way: str) -> None:
     one = [["WAY", 1], ["WAY", 2]]
     many = [{"way": "WAY", "number": number, "native": [True, None, 1.5, "\u00fc"]} for number in (1, 2)]
     assert seen.notes(way, "received") == [{"what": "received", "way": "WAY", "one": one, "many": many}]
+    assert seen.notes(way, "read as it is") == []
     stored = seen.rows(
         way,
         "select value from xcom where task_id in (:way || '.one', :way || '.many') and key = 'return_value' "

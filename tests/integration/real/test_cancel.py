@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .conftest import Play
+    from tests.integration.real.plays import Play, PlayOf
 
 SEED = int(os.environ.get("CANCEL_SEED", "4"))
 INLINE, DEFERRED, BLOCKING = "inline", "deferred", "blocking"
@@ -250,7 +250,7 @@ def run_case(play: Play, case: Case) -> Play:
 
 
 @pytest.fixture(scope="module")
-def plays(play: Callable[..., Play], request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[Play]]]:
+def plays(play: PlayOf, request: pytest.FixtureRequest) -> Iterator[dict[Case, Future[Play]]]:
     """Play all cases that were asked for, some at the same time."""
     items = [item for item in request.session.items if item.path == request.path]
     asked: dict[Case, None] = dict.fromkeys(item.callspec.params["case"] for item in items if hasattr(item, "callspec"))

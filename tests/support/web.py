@@ -1,0 +1,105 @@
+"""A web server that keeps what is put, and misbehaves on request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+
+@dataclass
+class Web:
+    """A web server that keeps what is put, and misbehaves where its paths say so.
+
+    ``/busy-N/...`` answers 503 N times first, ``/denied/...`` 403, ``/cut/...`` breaks off in the middle, ``/slow/...``
+    answers after a while, and a container's list is whatever `listing` holds.
+    """
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    listing: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    going_on: threading.Event = field(default_factory=threading.Event)
+
+
+def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+            """Say nothing."""
+
+        def _answer(self, status: int, body: bytes = b"", announced: int | None = None) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body) if announced is None else announced))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def _refused(self, path: str) -> bool:
+            kind = path.split("/")[1]
+            before = web.asked.count(path)
+            web.asked.append(path)
+            if kind.startswith("busy-") and before < int(kind[5:]):
+                self._answer(503)
+            elif kind == "denied":
+                self._answer(403)
+            else:
+                return False
+            return True
+
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            path = unquote(parts.path)
+            if self._refused(path):
+                return
+            query = parse_qs(parts.query)
+            if query.get("comp") == ["list"]:
+                prefix = query.get("prefix", [""])[0]
+                blobs = "".join(
+                    f"<Blob><Name>{escape(name)}</Name></Blob>" for name in web.listing if name.startswith(prefix)
+                )
+                self._answer(200, f"<EnumerationResults><Blobs>{blobs}</Blobs></EnumerationResults>".encode())
+            elif path.startswith("/cut/"):
+                self._answer(200, b"half", announced=8)
+                self.close_connection = True
+            elif path.startswith("/slow/"):
+                web.going_on.wait(10)
+                self._answer(200, b"slow")
+            elif path in web.files:
+                self._answer(200, web.files[path])
+            else:
+                self._answer(404)
+
+        def do_PUT(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self._refused(path):
+                return
+            web.files[path] = body
+            web.headers[path] = {name.lower(): value for name, value in self.headers.items()}
+            self._answer(201)
+
+    return Handler
+
+
+@contextmanager
+def serve() -> Iterator[Web]:
+    """Serve on a free port until the block's end."""
+    state = Web("")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield state
+    finally:
+        state.going_on.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
