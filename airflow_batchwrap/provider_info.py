@@ -54,9 +54,10 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "instance": {
                         "description": (
-                            "The name of this Airflow, which all that it makes on Azure Batch and Blob bears. Nothing of\n"
-                            "another Airflow on the same accounts is adopted, changed or deleted. Where this is\n"
-                            "empty, a random name is made once and kept in the Airflow variable batchwrap_instance.\n"
+                            "The name of this Airflow. All that it makes on Azure Batch and Blob bears it, and\n"
+                            "nothing of another Airflow on the same accounts is adopted, changed or deleted.\n"
+                            "Where this is empty, a random name is made once and kept in the Airflow variable\n"
+                            "batchwrap_instance.\n"
                         ),
                         "version_added": "0.1.0",
                         "type": "string",

@@ -9,7 +9,7 @@ from airflow.sdk import ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
-from airflow_batchwrap.exceptions import ConfigError, PoolError, StepFailed, TryAgain
+from airflow_batchwrap.exceptions import ConfigError, NoCapacity, PoolError, StepFailed, TryAgain
 
 OWN_RETRIES = 2  # of a task that has none, for what is not the step's fault
 OWN_DELAY = timedelta(seconds=30)
@@ -22,6 +22,11 @@ def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
     :param steps_too: whether the retries are meant for the step's own failures as well.
     """
     rules = [
+        RetryRule(
+            exception=NoCapacity,
+            action=RetryAction.DEFAULT,
+            reason="There is no room for now: retries and retry_delay say how often, and when, to ask again",
+        ),
         RetryRule(
             exception=TryAgain,
             action=RetryAction.RETRY,

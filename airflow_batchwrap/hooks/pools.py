@@ -23,6 +23,8 @@ _NO_POLLING = 24 * 3600  # seconds
 _ENTITY_SELECT = ["id", "state", "metadata"]
 _WHOLE_SELECT = [*_ENTITY_SELECT, "creationTime"]
 _NODE_SELECT = ["id", "state", "startTaskInfo", "errors"]
+# Azure takes no shorter one: https://learn.microsoft.com/rest/api/batchservice/pool/resize (resizeTimeout)
+SHORTEST_RESIZE = timedelta(minutes=5)
 _GONE = {"PoolNotFound", "JobNotFound", "PoolBeingDeleted", "JobBeingDeleted"}
 
 
@@ -141,6 +143,17 @@ class PoolCalls:
             f"set the autoscale formula of pool {pool_id!r}",
             lambda: self.batch.enable_pool_auto_scale(pool_id, options),
         )
+
+    def ask_again(self, view: PoolView, timeout: timedelta) -> bool:
+        """Ask again for the nodes that a pool did not get: for the same targets, or by its own formula.
+
+        :param timeout: how long Azure tries, or the formula holds the pool's whole size.
+        :return: whether the request was taken; False while a resize goes on.
+        """
+        if view.formula is not None:
+            own = view.formula
+            return self.set_formula(view.pool_id, own.resized(own.dedicated, own.spot, timeout))
+        return self.resize_pool(view.pool_id, *view.targets, "taskcompletion", max(timeout, SHORTEST_RESIZE))
 
     def stop_resize(self, pool_id: str) -> bool:
         """Leave a pool that is being resized with the nodes that it has.

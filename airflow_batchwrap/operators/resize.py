@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from airflow_batchwrap.attempts.trying import Try
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError
 from airflow_batchwrap.hooks.autoscale import DeallocationOption
+from airflow_batchwrap.hooks.pools import SHORTEST_RESIZE
 from airflow_batchwrap.operators.base import Setting, Templated
 from airflow_batchwrap.operators.waiting import WaitingOperator
 from airflow_batchwrap.triggers.events import ResizeEvent
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import PoolView
     from airflow_batchwrap.triggers.base import WaitTrigger
 
-_SHORTEST_RESIZE = timedelta(minutes=5)  # Batch REST reference, "Pool - Resize": resizeTimeout
 _ENABLE_GAP = 35.0  # seconds: Batch takes one formula in 30 (Batch REST reference, "Pool - Enable Auto Scale")
 _OPTIONS = get_args(DeallocationOption)
 
@@ -249,7 +249,7 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
     def _ask(self, work: ResizeTry, view: PoolView) -> bool:
         """Ask for the size; False where Batch takes no such request now."""
         resize = work.wanted
-        left = max(_SHORTEST_RESIZE, timedelta(seconds=work.deadline.left if work.deadline else 0))
+        left = max(SHORTEST_RESIZE, timedelta(seconds=work.deadline.left if work.deadline else 0))
         option = self.node_deallocation_option
         if view.formula is not None:
             formula = view.formula.resized(resize.dedicated, resize.spot, left, option)  # type: ignore[arg-type]

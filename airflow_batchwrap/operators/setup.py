@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.attempts.belongings import Belongings, remove_workspace
 from airflow_batchwrap.attempts.retrying import is_tried_again
 from airflow_batchwrap.attempts.trying import Try
-from airflow_batchwrap.exceptions import BatchWrapError, PoolError
+from airflow_batchwrap.exceptions import BatchWrapError, NoCapacity, PoolError
+from airflow_batchwrap.hooks.poolwatch import pause_for_room
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.operators.base import Setting
 from airflow_batchwrap.operators.jobs import JobOperator
@@ -24,6 +25,7 @@ from airflow_batchwrap.workspace import Workspace
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_batchwrap.hooks.poolwatch import PoolWatch
     from airflow_batchwrap.hooks.views import Verdict
     from airflow_batchwrap.triggers.base import WaitTrigger
 
@@ -37,20 +39,30 @@ class SetUpTry(Try):
     :param belongings: what the task has made in this run.
     :param workspace: what there is of it; None until there is a pool.
     :param needed: how many usable nodes end the wait; None for all that the pool asks for.
-    :param line: the last line of progress that is in the log.
+    :param refused: why there was no room for the pool or the job; empty once both are there.
+    :param asked: how often there was no room.
+    :param again_at: when to ask again, in seconds since 1970.
+    :param watch: how the pool comes along, where the worker waits.
     """
 
     belongings: Belongings | None = None
     workspace: Workspace | None = None
     needed: int | None = None
-    line: str = ""
+    refused: str = ""
+    asked: int = 0
+    again_at: float = 0.0
+    watch: PoolWatch | None = None
 
 
 class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
     """Get a pool, open a job on it, upload what the steps need; the end is a workspace.
 
-    :param pool_wait_timeout: how long to wait for usable nodes.
+    Where the account has no room for the pool, its nodes or the job now (a quota is used up, Azure has no machines), it
+    is asked for again, with longer and longer pauses, until ``pool_wait_timeout`` is over.
+
+    :param pool_wait_timeout: how long to wait for room and for usable nodes.
     :param min_nodes: how many usable nodes are enough; None for the class's own default.
+    :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.
     """
 
     operator_extra_links = (PoolLink(), JobLink())
@@ -61,17 +73,20 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         *,
         pool_wait_timeout: Setting[timedelta | str] = timedelta(minutes=30),
         min_nodes: int | None = None,
+        max_start_task_failures: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.pool_wait_timeout = pool_wait_timeout
         self.min_nodes = min_nodes
+        self.max_start_task_failures = max_start_task_failures
 
     @abstractmethod
     def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Return a pool's id, and whether this run owns it.
 
         :raises PoolError: it cannot be had.
+        :raises NoCapacity: there is no room for it now.
         """
 
     def nodes_needed(self, context: Context) -> int | None:
@@ -90,51 +105,77 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
 
     def resumed(self, context: Context, resume: Mapping[str, Any]) -> SetUpTry:
         """Return the try that goes on after the wait in the triggerer."""
-        return SetUpTry(context, workspace=Workspace.from_xcom(resume["workspace"]), needed=resume.get("needed"))
+        there = resume["workspace"]
+        return SetUpTry(
+            context,
+            workspace=Workspace.from_xcom(there) if there else None,
+            needed=resume.get("needed"),
+            refused=resume.get("refused", ""),
+            asked=resume.get("asked", 0),
+        )
 
     def resume(self, work: SetUpTry) -> dict[str, Any]:
-        """Return the workspace, and how many nodes it waits for."""
-        return {"workspace": self._of(work).to_xcom(), "needed": work.needed}
+        """Return the workspace as far as there is one, and what is waited for."""
+        there = work.workspace.to_xcom() if work.workspace else None
+        return {"workspace": there, "needed": work.needed, "refused": work.refused, "asked": work.asked}
 
     def begin(self, work: SetUpTry) -> PoolEvent | None:
-        """Get the pool, and open the job."""
-        context = work.context
-        work.belongings = belongings = self.belongings(context)
-        belongings.has_made = work.number > 1
-        work.needed, pool_wait = self.nodes_needed(context), self.pool_wait(context)
-        archive, files = self.pack(context), self.input_files(context)
-        epoch = self.epoch(context)
-        pool_id, owned = self.acquire_pool(work, belongings, epoch)
-        work.workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
-        work.workspace = self.opening(context, belongings).workspace(work.workspace, archive, files)
-        push_pool_links(context, self.hook, work.workspace)
-        wait = Deadline.after(time.time(), "pool_wait_timeout", pool_wait)
-        work.deadline = self.or_execution_timeout(work, wait)
+        """Get the pool, and open the job, as far as there is room for them."""
+        work.deadline = work.deadline or self.or_execution_timeout(
+            work, Deadline.after(time.time(), "pool_wait_timeout", self.pool_wait(work.context))
+        )
+        try:
+            self._open(work)
+        except NoCapacity as error:
+            work.refused = str(error)
+            pause = pause_for_room(work.asked, self.settings.poll_interval.total_seconds())
+            work.asked, work.again_at = work.asked + 1, time.time() + pause
+            self.log.warning("%s Asking again in %.0f s.", error, pause)
+        else:
+            if work.refused:
+                self.log.info("There is room now")
+            work.refused = ""
         return None
 
-    def look(self, work: SetUpTry) -> PoolEvent | None:
-        """Look at the pool and its nodes."""
-        from airflow_batchwrap.hooks.views import judge_pool
+    def go_on(self, work: SetUpTry, event: PoolEvent) -> Any:
+        """Settle what the trigger has seen the end of, or ask again where there was no room."""
+        if event.kind != "again":
+            return super().go_on(work, event)
+        self.begin(work)
+        return self._wait(work)
 
-        view = self.hook.view_pool(self._of(work).pool_id)
-        if (line := view.progress()) != work.line:
-            work.line = line
-            self.log.info("Pool %s: %s", view.pool_id, line)
-        verdict = judge_pool(view, work.needed)
-        return None if verdict.answer == "wait" else PoolEvent(kind="judged", verdict=verdict)
+    def look(self, work: SetUpTry) -> PoolEvent | None:
+        """Look at the pool and its nodes; ask again for what there was no room for."""
+        from airflow_batchwrap.hooks.poolwatch import PoolWatch
+
+        if work.refused:
+            if time.time() >= work.again_at:
+                self.begin(work)
+            return None
+        workspace = self._of(work)
+        work.watch = watch = work.watch or PoolWatch(work.needed, self.log, self.max_start_task_failures)
+        view = self.hook.view_pool(workspace.pool_id)
+        verdict = watch.judge(view)
+        if verdict.answer in ("ready", "failed"):
+            return PoolEvent(kind="judged", verdict=verdict)
+        if workspace.owns_pool and watch.is_to_ask(verdict) and work.deadline is not None:
+            self.hook.ask_again(view, timedelta(seconds=work.deadline.left))
+        return None
 
     def trigger(self, work: SetUpTry, **common: Any) -> WaitTrigger:
-        """Return what looks at the pool in the triggerer."""
-        from airflow_batchwrap.triggers.pool import PoolTrigger
+        """Return what looks at the pool in the triggerer, or waits until it is time to ask again."""
+        from airflow_batchwrap.triggers.pool import PoolTrigger, RoomTrigger
 
-        workspace = self._of(work)
-        return PoolTrigger(
-            pool_id=workspace.pool_id,
-            min_nodes=work.needed,
-            job_id=workspace.job_id,
-            owns_pool=workspace.owns_pool,
+        there = work.workspace
+        arguments = {
+            "pool_id": there.pool_id if there else "",
+            "min_nodes": work.needed,
+            "job_id": there.job_id if there else "",
+            "owns_pool": there.owns_pool if there else False,
+            "max_start_task_failures": self.max_start_task_failures,
             **common,
-        )
+        }
+        return RoomTrigger(again_at=work.again_at, **arguments) if work.refused else PoolTrigger(**arguments)
 
     # --- the end
 
@@ -148,8 +189,13 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
 
         if event.kind == "error":
             raise self.looking_failed(event)
+        if work.refused:
+            raise NoCapacity(f"{work.refused} It was waited for until {work.deadline} was over.")
         workspace = self._of(work)
-        verdict = event.verdict or judge_pool(self.hook.view_pool(workspace.pool_id), work.needed)
+        verdict = event.verdict
+        if verdict is None:
+            view = self.hook.view_pool(workspace.pool_id)
+            verdict = judge_pool(view, work.needed, self.max_start_task_failures)
         if verdict.answer == "wait":
             raise self._late(work, workspace)
         if verdict.answer != "ready":
@@ -171,8 +217,8 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
 
     def ended_error(self, work: SetUpTry) -> BatchWrapError:
         """Return the error of a wait that a person has ended."""
-        pool_id = self._of(work).pool_id
-        return PoolError(f"Waiting for pool {pool_id!r} was ended with the Airflow task ({work.ended}).")
+        pool = f"pool {work.workspace.pool_id!r}" if work.workspace else "a pool"
+        return PoolError(f"Waiting for {pool} was ended with the Airflow task ({work.ended}).")
 
     def undo(self, work: SetUpTry, error: BaseException) -> None:
         """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown.
@@ -187,6 +233,22 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
             self._remove(work, spare=self._returned(work))
 
     # --- the parts
+
+    def _open(self, work: SetUpTry) -> None:
+        """Get the pool, and open the job.
+
+        :raises NoCapacity: there is no room for one of them now; what could be had is there.
+        """
+        context = work.context
+        work.belongings = belongings = self.belongings(context)
+        belongings.has_made = work.number > 1 or work.asked > 0
+        work.needed = self.nodes_needed(context)
+        archive, files = self.pack(context), self.input_files(context)
+        epoch = self.epoch(context)
+        pool_id, owned = self.acquire_pool(work, belongings, epoch)
+        work.workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
+        work.workspace = self.opening(context, belongings).workspace(work.workspace, archive, files)
+        push_pool_links(context, self.hook, work.workspace)
 
     @staticmethod
     def _returned(work: SetUpTry) -> list[str]:
