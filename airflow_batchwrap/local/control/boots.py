@@ -114,7 +114,9 @@ class Boots:
         files: Any = body.get("resourceFiles", [])
         settings: Any = body.get("containerSettings")
         contained = container.of_task(settings, directory, root, None, supported=node.pool.contains)
-        work = Work(str(body["commandLine"]), directory, root, variables, files, keep=True, container=contained)
+        work = Work(
+            str(body["commandLine"]), directory, root, variables, files, keep=True, how="detach", container=contained
+        )
         while node.state != "leavingpool":
             node.start_run = Run(work, self._world.blobs)
             self._world.store.touch(node)
@@ -164,5 +166,4 @@ class Boots:
             run.stop("discard")
             await run.over.wait()
         if node.tasks_run or node.recent or others:
-            root = str(self._world.root(node))
-            await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", root)
+            await process.HELPER.clear(self._world.root(node))

@@ -57,7 +57,7 @@ def load(world: World) -> None:
 
 
 async def kill_leftovers(world: World) -> None:
-    """End what an earlier service's tasks left running: by their recorded processes, and by their environment.
+    """End what an earlier service's tasks left running: what belongs to its nodes, and the recorded processes.
 
     :param world: the state.
     """
@@ -67,7 +67,7 @@ async def kill_leftovers(world: World) -> None:
             for task in job.tasks:
                 if task.process:
                     process.kill_recorded(int(task.process[0]), float(task.process[1]))
-        process.kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+        process.end_all(world.config.nodes)
         if any(pool.contains for pool in world.pools):
             container.remove_all(world.config.nodes)
 

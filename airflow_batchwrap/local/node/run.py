@@ -104,7 +104,7 @@ class Run:
             self.reason = reason
         self.stopped.set()
         if self._child is not None:
-            self._child.kill(str(self.work.directory))
+            self._child.kill(self.work.directory)
         if self._transfer is not None and (self._child is None or reason in ("discard", "requeue")):
             self._transfer.cancel()
 
@@ -197,7 +197,7 @@ class Run:
             self._child = await self._start(work, make)
             self._started(self._child)
             if self.reason is not None:
-                self._child.kill(str(work.directory))
+                self._child.kill(work.directory)
             return await self._child.wait()
         except process.HelperLost:
             # As when a node is lost: what is not known to have ended is run again.
