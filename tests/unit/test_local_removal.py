@@ -11,7 +11,7 @@ import pytest
 from airflow_batchwrap.local.node import removal
 
 #: Deeper than Python's recursion limit; with names of this length, also longer than a path may be.
-DEEP = 3000
+DEEP = 1500
 
 
 def nest(top: Path, depth: int, name: str = "directory") -> None:
