@@ -15,7 +15,7 @@ import pytest
 from azure.batch import models as m
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 pytestmark = [
     pytest.mark.as_user,
