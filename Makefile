@@ -60,6 +60,7 @@ lint: $(STAMP)
 
 clean:
 	@if [ -x $(BIN)/batchwrap ]; then $(BIN)/batchwrap down; fi
+	@if [ -d .batchwrap ]; then chmod -R u+rwX .batchwrap; fi
 	rm -rf $(VENV) .cache .batchwrap build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 # One environment for everything, made again when what it is made from changes. --upgrade-deps: the pip that comes with

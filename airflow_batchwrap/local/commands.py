@@ -84,7 +84,7 @@ def serve(
     request_time: RequestTime = 30.0,
     access_log: AccessLog = None,
 ) -> None:
-    """Serve in the foreground, until SIGINT or SIGTERM."""
+    """Serve in the foreground, until SIGINT, SIGTERM or SIGHUP."""
     from airflow_batchwrap.local import serve as serving
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)

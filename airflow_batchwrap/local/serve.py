@@ -97,7 +97,7 @@ def serve(
     request_time: float = Connection.request_time,
     access_log: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; all of the tasks' processes are ended then.
+    """Serve until SIGTERM, SIGINT or SIGHUP; all of the tasks' processes are ended then.
 
     :param home: the data directory, locked.
     :param listener: the bound socket.
@@ -163,8 +163,10 @@ async def _serve(config: Config, home: Home, listener: socket.socket, log: TextI
         )
     )
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, setattr, server, "should_exit", True)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup` asks for a hang-up to be ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, setattr, server, "should_exit", True)
     # The port is open already: whoever reads this note and connects is answered as soon as the server runs.
     home.note(os.getpid(), config.url, config.account)
     try:

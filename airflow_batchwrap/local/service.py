@@ -52,9 +52,9 @@ async def open_world(config: Config) -> World:
     world.job_control = Jobs(world)
     world.schedule_control = Schedules(world, jobs.make)
     world.retention = Retention(world)
-    await process.HELPER.open()
     recovery.load(world)
     await recovery.kill_leftovers(world)
+    await process.HELPER.open(config.nodes)
     await recovery.resume(world)
     world.retention.begin()
     return world
@@ -70,7 +70,7 @@ async def close_world(world: World) -> None:
     runs += [part.run for job in world.jobs for part in job.nodes.values() if part.run]
     for run in runs:
         run.stop("discard")
-    await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+    await process.HELPER.clear(world.config.nodes)
     waits = [asyncio.ensure_future(run.over.wait()) for run in runs]
     if waits:
         await asyncio.wait(waits, timeout=STOP_WAIT)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from airflow_batchwrap.exceptions import StepFailed
+from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.stack import report, services, state
 from airflow_batchwrap.stack.airflow import AirflowService
 from airflow_batchwrap.stack.process import ProcessId
@@ -172,6 +173,7 @@ def _tidy(folder: Path, *, everything: bool) -> None:
             if path.name == "results":
                 continue
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
+                # As an ordinary user too, whose steps may have locked their directories.
+                removal.remove(path)
             else:
                 path.unlink(missing_ok=True)

@@ -1,9 +1,15 @@
-"""Child processes that run in their own session, write to a log file, and are stopped for certain."""
+"""Child processes that run in their own session, write to a log file, and are stopped for certain.
+
+On Linux all that `spawn` starts carries a number, and hands it on to all that it starts itself, which nothing but a
+privileged process can hide (`airflow_batchwrap.local.node.owned`): it belongs to a state directory, and to one `spawn`.
+Where there is no such number (macOS), sessions and a variable in the environment serve, as far as they can be read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
@@ -13,7 +19,10 @@ from pathlib import Path
 
 import psutil
 
+from airflow_batchwrap.local.node import owned
+
 # An environment variable of all that `spawn` starts, which they hand on: the state directory they belong to, if any.
+# Airflow's processes are non-dumpable, so that on Linux only root may read it there.
 MARK = "BATCHWRAP_STACK"
 # Airflow's processes give themselves titles, by default in the memory that others read their environment from.
 _READABLE = {"SPT_NOENV": "1"}
@@ -24,6 +33,9 @@ _KILL_SECONDS = 10.0
 # What is left when its parent has ended is about to end too, or never will.
 _ORPHAN_SECONDS = 0.5
 
+# What the processes that this one has started carry.
+_spawned: dict[int, int] = {}
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -31,10 +43,12 @@ class ProcessId:
 
     :param pid: the number.
     :param started: when it started, in seconds since 1970, as the system tells it.
+    :param carried: what it and all that it starts carry; 0 where it was not started by `spawn`, or nothing is carried.
     """
 
     pid: int
     started: float
+    carried: int = 0
 
     @classmethod
     def of(cls, pid: int) -> ProcessId | None:
@@ -44,7 +58,9 @@ class ProcessId:
         :return: its identity, or None where no such process runs.
         """
         try:
-            return cls(pid, psutil.Process(pid).create_time())
+            carried = _spawned.get(pid, 0)
+            own = carried if carried and owned.carried_by(pid) == carried else 0
+            return cls(pid, psutil.Process(pid).create_time(), own)
         except psutil.NoSuchProcess:
             return None
 
@@ -74,20 +90,24 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    whole = {MARK: "1", **(os.environ if env is None else env), **_READABLE}
+    carried = owned.tag(owned.owner(whole[MARK]), secrets.randbits(32))
     try:
-        child = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=subprocess.STDOUT,
-            env={MARK: "1", **(os.environ if env is None else env), **_READABLE},
-            cwd=cwd,
-            start_new_session=True,
-        )
+        with owned.handing_on(carried):
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=subprocess.STDOUT,
+                env=whole,
+                cwd=cwd,
+                start_new_session=True,
+            )
     finally:
         os.close(descriptor)
     # The child is followed by its process id from here on, also by other processes; Popen would only warn that it runs.
     child.returncode = 0
+    _spawned[child.pid] = carried
     return child.pid
 
 
@@ -108,15 +128,17 @@ def ended(pid: int) -> bool:
 
 
 def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
-    """List processes, all that descends from them, and all that shares a session with them.
+    """List processes, all that descends from them, and all that belongs to them.
 
-    Taken before anything is stopped: once a parent is gone its children cannot be found as such any more. They stay in
-    the session that `spawn` opened for the root, though, so that a root which died leaves no orphan unseen.
+    What a root has started carries the root's number: also once the root was killed, and whatever it did to its parent,
+    its session and its environment.
 
     :param roots: the processes that `spawn` started, ended ones among them.
     :return: those that run, and what belongs to them. Never this process.
     """
-    found: dict[int, psutil.Process] = {}
+    roots = list(roots)
+    carried = {root.carried for root in roots if root.carried}
+    found = {each.pid: each for each in _processes(owned.carrying(carried.__contains__))} if carried else {}
     sessions: dict[int, bool] = {}
     for root in roots:
         process = root.process()
@@ -130,11 +152,29 @@ def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             leader_runs = sessions.get(os.getsid(process.pid))
-            # Where the leader is gone its number may be another session's by now: only what carries the mark is ours.
+            # Where the leader is gone its number may be another session's by now: only what has the mark is ours.
             if leader_runs or (leader_runs is False and MARK in process.environ()):
                 found.setdefault(process.pid, process)
     found.pop(os.getpid(), None)
     return list(found.values())
+
+
+def belonging(folder: Path) -> list[psutil.Process]:
+    """List the processes that belong to a folder, by what they carry.
+
+    :param folder: the state directory that `spawn` found in its environment, or the nodes' directory of a local Batch
+        service; absolute.
+    :return: those that run; none where nothing is carried (macOS). Never this process.
+    """
+    return _processes(owned.of_owner(str(folder)))
+
+
+def _processes(pids: Iterable[int]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
+    return found
 
 
 def marked(name: str, value: str) -> list[psutil.Process]:
@@ -142,7 +182,7 @@ def marked(name: str, value: str) -> list[psutil.Process]:
 
     :param name: the variable.
     :param value: its value; a folder also matches what lies in it.
-    :return: the processes of this user that have it. Never this process.
+    :return: the processes that have it, as far as that can be read. Never this process.
     """
     found = []
     for process in psutil.process_iter():

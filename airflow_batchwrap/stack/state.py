@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
+import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from airflow_batchwrap.exceptions import ConfigError
@@ -18,6 +19,10 @@ from airflow_batchwrap.stack.process import ProcessId
 _FILE = "state.json"
 # Azure's variable for a node's root folder: the local Batch service sets it for what it runs, and only that.
 _NODE_ROOT = "AZ_BATCH_NODE_ROOT_DIR"
+# Where the local Batch service of a state directory has its nodes, to which the processes of its tasks belong.
+_BATCH_NODES = Path("batch/nodes")
+# How often what is left is looked for again: processes start others until they are killed.
+_ROUNDS = 20
 # The local Batch service ends its nodes' processes before itself.
 _SERVICE_GRACE = 8.0
 
@@ -104,6 +109,22 @@ def mark(folder: Path) -> Iterator[None]:
             os.environ[process.MARK] = before
 
 
+def what_is_left(folder: Path) -> list[psutil.Process]:
+    """List what belongs to a state directory and runs, whether it was written down or not, with or without a parent.
+
+    :param folder: the state directory, absolute.
+    :return: the processes, those of the local Batch service's tasks among them.
+    """
+    found = process.belonging(folder) + process.belonging(folder / _BATCH_NODES)
+    found += process.marked(process.MARK, str(folder)) + process.marked(_NODE_ROOT, str(folder))
+    runs: dict[int, psutil.Process] = {}
+    for each in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if each.status() != psutil.STATUS_ZOMBIE:
+                runs[each.pid] = each
+    return list(runs.values())
+
+
 def sweep(folder: Path, *, grace: float = 3.0) -> int:
     """Stop all that runs below a state directory, whoever started it, and forget it.
 
@@ -115,10 +136,12 @@ def sweep(folder: Path, *, grace: float = 3.0) -> int:
     found = {each.pid for each in process.family([*record.airflow.values(), *record.services.values()])}
     airflow.stop(record.airflow, grace=grace)
     process.stop(list(record.services.values()), grace=_SERVICE_GRACE)
-    # What was started but not written down yet, and what lost its parent.
-    left = process.marked(process.MARK, str(folder)) + process.marked(_NODE_ROOT, str(folder))
-    found |= {each.pid for each in left}
-    process.kill(left)
+    for _ in range(_ROUNDS):
+        left = what_is_left(folder)
+        if not left:
+            break
+        found |= {each.pid for each in left}
+        process.kill(left)
     (folder / _FILE).unlink(missing_ok=True)
     return len(found)
 

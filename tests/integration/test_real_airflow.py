@@ -31,7 +31,7 @@ from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.hooks.models import pool_options
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.naming import MAKER
-from airflow_batchwrap.stack import azurite, process, report
+from airflow_batchwrap.stack import azurite, report, state
 from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 from airflow_batchwrap.stack.state import Record
 from tests.support.polling import until
@@ -53,7 +53,7 @@ def batchwrap(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def left_running(folder: Path) -> list[str]:
     """Name the processes that still work below a state directory."""
-    found = []
+    found = [f"{each.pid} {each.name()}" for each in state.what_is_left(folder.resolve())]
     for each in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if Path(each.cwd()).is_relative_to(folder.resolve()):
@@ -182,7 +182,7 @@ def test_rendering_for_a_person(quickstart: report.Run) -> None:
 
 
 def test_everything_listens_on_loopback_alone(up: Up) -> None:
-    everyone = process.marked(process.MARK, str((up.cwd / ".batchwrap/up").resolve()))
+    everyone = state.what_is_left((up.cwd / ".batchwrap/up").resolve())
     addresses = set()
     for each in everyone:
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile listens nowhere

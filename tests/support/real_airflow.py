@@ -106,9 +106,9 @@ class RealAirflow:
             started = cls(folder, azurite, **how)
             yield started
             started.stop()
-            left = [f"{each.pid} {each.cmdline()}" for each in process.marked(process.MARK, str(folder))]
+            left = [f"{each.pid} {each.cmdline()}" for each in state.what_is_left(folder)]
         finally:
-            process.kill(process.marked(process.MARK, str(folder)))
+            process.kill(state.what_is_left(folder))
         assert left == [], os.linesep.join(left)
 
     def stop(self) -> None:

@@ -31,6 +31,27 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
+# Starts one that nobody may look into, with no parent, no session and no environment that tell whose it is: as the
+# workers of an Airflow scheduler that was killed, and worse.
+HIDING = """
+import ctypes, os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid()
+        os.execve(sys.executable, [sys.executable, "-c", HIDDEN], {})
+    os._exit(0)
+os.wait()
+time.sleep(600)
+"""
+HIDDEN = """
+import ctypes, os, time
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has nothing that processes hand on and cannot hide")
+
 Start = Callable[[str], ProcessId]
 
 
@@ -78,6 +99,46 @@ def test_orphans_of_a_killed_parent_are_found(start: Start, tmp_path: Path) -> N
     assert runs(child)
     process.stop([parent])
     assert not runs(child)
+
+
+@linux
+@pytest.mark.as_user
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_hides_is_found(start: Start, tmp_path: Path, killed: bool) -> None:
+    parent = start(f"HIDDEN = {HIDDEN!r}\n{HIDING}")
+    hidden = int(process.tail(tmp_path / "log"))
+    assert parent.carried
+    if killed:
+        os.kill(parent.pid, signal.SIGKILL)
+        until(lambda: process.ended(parent.pid))
+    assert hidden in {each.pid for each in process.family([parent])}
+    process.stop([parent], grace=0)
+    assert not runs(hidden)
+
+
+@linux
+@pytest.mark.as_user
+def test_what_hides_belongs_to_its_folder(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv(process.MARK, str(tmp_path / "one"))
+    parent = start(f"HIDDEN = {HIDDEN!r}\n{HIDING}")
+    hidden = int(process.tail(tmp_path / "log"))
+    assert {each.pid for each in process.belonging(tmp_path / "one")} == {parent.pid, hidden}
+    assert process.belonging(tmp_path / "other") == []
+
+
+def test_two_that_were_started_are_told_apart(tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    both = [ProcessId.of(process.spawn(sleep, log=tmp_path / "log")) for _ in range(2)]
+    stopped, other = both
+    assert stopped is not None
+    assert other is not None
+    try:
+        process.stop([stopped], grace=0)
+        assert (runs(stopped.pid), runs(other.pid)) == (False, True)
+    finally:
+        process.stop([other], grace=0)
 
 
 def test_what_does_not_listen_is_killed(start: Start) -> None:

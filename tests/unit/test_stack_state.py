@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def test_sweep_stops_what_was_written_down_and_what_was_not_yet(tmp_path: Path) 
     assert state.sweep(tmp_path) == 2
     assert (written.process(), unwritten.process()) == (None, None)
     assert Record.read(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has nothing that processes hand on and cannot hide")
+@pytest.mark.as_user
+def test_sweep_stops_what_nobody_may_look_into(tmp_path: Path) -> None:
+    # As Airflow's processes do, and with a start that was killed before it wrote anything down.
+    hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); print(1, flush=True); time.sleep(600)"
+    with state.mark(tmp_path):
+        identity = ProcessId.of(process.spawn([sys.executable, "-c", hide], log=tmp_path / "a.log"))
+    assert identity is not None
+    deadline = time.monotonic() + 20
+    while not process.tail(tmp_path / "a.log"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert [each.pid for each in state.what_is_left(tmp_path)] == [identity.pid]
+    assert state.sweep(tmp_path) == 1
+    assert identity.process() is None
 
 
 def test_only_what_lost_its_owner_is_swept(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, moment
-from airflow_batchwrap.local.node import layout
+from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory, leads_inside
 from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire import times
@@ -36,7 +36,7 @@ def _task_root(call: Call) -> tuple[Path, str]:
         raise BatchError("NodeNotFound", "The node the task ran on is gone.", values={"NodeId": task.node_id})
     _reachable(node)
     root = job_directory(call.world.root(node), task.job.id) / task.id
-    if task.state == "completed" and not root.is_dir():
+    if task.state == "completed" and not (os.access(root.parent, os.X_OK) and root.is_dir()):
         raise BatchError("TaskFilesCleanedup")
     return root, views.url_of(call.base, task)
 
@@ -113,6 +113,8 @@ async def _download(call: Call, root: Path, url: str) -> Reply:
     _conditions(call, status)
     if not stat.S_ISREG(status.st_mode):
         raise BatchError("FileNotFound", "A directory has no content.")
+    if not os.access(path, os.R_OK):
+        raise BatchError("FileNotFound", "The file cannot be read: the right to read it was taken away from its owner.")
     first, last = 0, status.st_size - 1
     if header := call.headers.get("ocp-range") or call.headers.get("range"):
         match = _RANGE.fullmatch(header.strip())
@@ -146,26 +148,42 @@ class _File:
     path: Path
 
 
-def _walk(root: Path, below: str, recursive: bool) -> Iterator[tuple[str, Path]]:
-    try:
-        entries = sorted(os.scandir(root / below), key=lambda entry: entry.name)
-    except OSError:
-        if not below:
-            raise BatchError("FileNotFound", "The directory is gone.") from None
-        return
-    for entry in entries:
-        name = f"{below}/{entry.name}" if below else entry.name
-        # A symbolic link is listed where it leads to something inside, and never walked into.
-        if entry.is_symlink() and not leads_inside(Path(entry.path), root):
+def _walk(root: Path, recursive: bool) -> Iterator[tuple[str, Path]]:
+    # With no recursion: a task may nest directories without end. What lies in one that is locked, or whose path is too
+    # long for the system, is not listed.
+    waiting: list[tuple[str, Path]] = []
+    entries = _entries(root)
+    if entries is None:
+        raise BatchError("FileNotFound", "The directory is gone.")
+    while True:
+        waiting += [(entry.path[len(str(root)) + 1 :], Path(entry.path)) for entry in reversed(entries or [])]
+        if not waiting:
+            return
+        name, path = waiting.pop()
+        entries = None
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
             continue
-        yield name, Path(entry.path)
-        if recursive and entry.is_dir(follow_symlinks=False):
-            yield from _walk(root, name, recursive)
+        # A symbolic link is listed where it leads to something inside, and never walked into.
+        if stat.S_ISLNK(mode) and not leads_inside(path, root):
+            continue
+        yield name, path
+        if recursive and stat.S_ISDIR(mode):
+            entries = _entries(path)
+
+
+def _entries(directory: Path) -> list[os.DirEntry[str]] | None:
+    try:
+        with os.scandir(directory) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        return None
 
 
 async def _list(call: Call, root: Path, url: str) -> Reply:
     recursive = call.query.get("recursive", "false").lower() == "true"
-    found = [_File(uid, name, path) for uid, (name, path) in enumerate(_walk(root, "", recursive), 1)]
+    found = [_File(uid, name, path) for uid, (name, path) in enumerate(_walk(root, recursive), 1)]
 
     def view(file: _File, _: frozenset[str] | None) -> dict[str, Any]:
         try:
@@ -195,13 +213,14 @@ async def _delete(call: Call, root: Path) -> Reply:
     path = _named(call, root)
     if path.is_dir() and not path.is_symlink():
         if call.query.get("recursive", "false").lower() == "true":
-            await asyncio.to_thread(layout.remove, path)
+            await call.world.remove(path)
         else:
             try:
                 path.rmdir()
             except OSError:
                 raise BatchError("InvalidQueryParameterValue", "The directory is not empty: say recursive.") from None
     else:
+        removal.unlock(path.parent)
         path.unlink(missing_ok=True)
     return Reply()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 from airflow_batchwrap.local.control import works
@@ -13,6 +14,8 @@ from airflow_batchwrap.local.node import agentlog, container, environment, layou
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.state.entities import Execution, Node
 from airflow_batchwrap.local.wire import times
+
+log = logging.getLogger(__name__)
 
 #: What of a node's time from creating to idle it is creating; the rest it is starting.
 _CREATING = 0.6
@@ -44,7 +47,14 @@ class Boots:
         if node.state != "starting":
             node.move("starting")
         node.booted = mark = times.now()
-        layout.make_node(self._world.root(node))
+        try:
+            layout.make_node(self._world.root(node))
+        except OSError as error:
+            # Something is in its place that is no directory of ours, or the disk is full.
+            log.error("The directories of the node %s cannot be made: %s.", node.id, error)
+            node.move("unusable")
+            self._world.store.touch(node)
+            return
         agentlog.write(self._world.root(node), f"node {node.id} of pool {node.pool.id} is starting")
         await self._wait(1 - share)
         if node.booted != mark or node.state != "starting":
@@ -114,7 +124,9 @@ class Boots:
         files: Any = body.get("resourceFiles", [])
         settings: Any = body.get("containerSettings")
         contained = container.of_task(settings, directory, root, None, supported=node.pool.contains)
-        work = Work(str(body["commandLine"]), directory, root, variables, files, keep=True, container=contained)
+        work = Work(
+            str(body["commandLine"]), directory, root, variables, files, keep=True, how="detach", container=contained
+        )
         while node.state != "leavingpool":
             node.start_run = Run(work, self._world.blobs)
             self._world.store.touch(node)
@@ -164,5 +176,4 @@ class Boots:
             run.stop("discard")
             await run.over.wait()
         if node.tasks_run or node.recent or others:
-            root = str(self._world.root(node))
-            await asyncio.to_thread(process.kill_all_marked, "AZ_BATCH_NODE_ROOT_DIR", root)
+            await process.HELPER.clear(self._world.root(node))

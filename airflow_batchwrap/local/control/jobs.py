@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.exits import job_action
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import layout
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run
 from airflow_batchwrap.local.state.entities import Execution, Job, NodeJob, Task
@@ -137,7 +137,11 @@ class Jobs:
     async def _purge(self, job: Job) -> None:
         for pool in self._world.pools:
             for node in pool.nodes:
-                await asyncio.to_thread(layout.remove_job, self._world.root(node), job.id)
+                directory = job_directory(self._world.root(node), job.id)
+                await self._world.remove(directory)
+                # That of its schedule, if it is empty now.
+                with contextlib.suppress(OSError):
+                    directory.parent.rmdir()
         for part in job.nodes.values():
             self._world.store.drop(part.uid)
         for task in job.tasks:
@@ -225,5 +229,5 @@ async def forget(world: World, task: Task) -> None:
     world.store.drop(task.uid)
     if node is not None:
         directory = job_directory(world.root(node), job.id) / task.id
-        await asyncio.to_thread(layout.remove, directory)
+        await world.remove(directory)
     world.job_control.task_ended(task, None)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 from airflow_batchwrap.local.control import usage
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import layout
 from airflow_batchwrap.local.state.entities import Node, Pool
 from airflow_batchwrap.local.wire import times
 
@@ -256,7 +255,7 @@ class Nodes:
         self._world.store.touch(node)
         await self._world.boots.silence(node)
         root = self._world.root(node)
-        await asyncio.to_thread(layout.remove, root)
+        await self._world.remove(root)
         self._leavings.pop(node, None)
         self.forget(node)
 

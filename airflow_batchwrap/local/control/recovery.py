@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import container, layout, process
+from airflow_batchwrap.local.node import container, process
 from airflow_batchwrap.local.state.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
@@ -57,7 +56,7 @@ def load(world: World) -> None:
 
 
 async def kill_leftovers(world: World) -> None:
-    """End what an earlier service's tasks left running: by their recorded processes, and by their environment.
+    """End what an earlier service's tasks left running: what belongs to its nodes, and the recorded processes.
 
     :param world: the state.
     """
@@ -67,7 +66,7 @@ async def kill_leftovers(world: World) -> None:
             for task in job.tasks:
                 if task.process:
                     process.kill_recorded(int(task.process[0]), float(task.process[1]))
-        process.kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(world.config.nodes))
+        process.end_all(world.config.nodes)
         if any(pool.contains for pool in world.pools):
             container.remove_all(world.config.nodes)
 
@@ -94,13 +93,16 @@ async def resume(world: World) -> None:
         for part in job.nodes.values():
             _reboot(part)
             world.store.touch(part)
-    await asyncio.to_thread(_sweep, world.config.nodes, {node.directory for pool in world.pools for node in pool.nodes})
+    known = {node.directory for pool in world.pools for node in pool.nodes}
+    for directory in await asyncio.to_thread(lambda: list(world.config.nodes.iterdir())):
+        if directory.name not in known:
+            await world.remove(directory)
     for pool in world.pools:
         for node in pool.nodes:
             if node.state == "leavingpool":
                 pool.nodes.remove(node)
                 world.store.drop(node.uid)
-                await asyncio.to_thread(layout.remove, world.root(node))
+                await world.remove(world.root(node))
             elif node.state in ("deallocating", "deallocated"):
                 node.begin("deallocated")
                 world.store.touch(node)
@@ -125,12 +127,6 @@ async def resume(world: World) -> None:
         world.store.touch(job)
     for schedule in world.schedules:
         world.schedule_control.advance(schedule)
-
-
-def _sweep(nodes: Path, known: set[str]) -> None:
-    for directory in nodes.iterdir():
-        if directory.name not in known:
-            layout.remove(directory)
 
 
 def _unplace(task: Task) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import layout
+from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.state.entities import Task
 from airflow_batchwrap.local.wire import times
@@ -22,7 +23,7 @@ _WEEK = 7 * 86_400.0
 
 
 class Retention:
-    """Removes the directories of tasks that ended long enough ago.
+    """Removes the directories of tasks that ended long enough ago, and what could not be removed before.
 
     :param world: the state.
     """
@@ -56,9 +57,10 @@ class Retention:
         for node_id in node_ids:
             if (node := self._world.node(task.pool_id, node_id)) is not None:
                 directory = job_directory(self._world.root(node), task.job.id) / task.id
-                await asyncio.to_thread(layout.remove, directory)
+                await self._world.remove(directory)
 
     async def _sweep(self) -> None:
+        await asyncio.to_thread(_remove_all, self._world.config.aside)
         looked = 0
         for job in self._world.jobs:
             for task in job.tasks:
@@ -70,6 +72,12 @@ class Retention:
                         self.ended(task)
                     elif times.now() - task.ended > _WEEK:
                         await self._remove(task)
+
+
+def _remove_all(aside: Path) -> None:
+    if aside.is_dir():
+        for left in aside.iterdir():
+            removal.remove(left)
 
 
 def retention(task: Task) -> float:

@@ -6,7 +6,7 @@ import asyncio
 
 from airflow_batchwrap.local.control.pace import PREEMPTED
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import agentlog, layout
+from airflow_batchwrap.local.node import agentlog
 from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire.errors import BatchError
 
@@ -73,7 +73,7 @@ class Upkeep:
         await boots.silence(node)
         wiped = state != "rebooting"
         if wiped and node.state == state:
-            await asyncio.to_thread(layout.remove, self._world.root(node))
+            await self._world.remove(self._world.root(node))
             node.users = {}
         self._unprepare(node, wiped)
         if node.state != state or self._world.stopping:
@@ -160,7 +160,7 @@ class Upkeep:
         boots, pool, pace = self._world.boots, node.pool, self._world.pace
         await boots.clear(node, "requeue")
         await boots.silence(node)
-        await asyncio.to_thread(layout.remove, self._world.root(node))
+        await self._world.remove(self._world.root(node))
         self._unprepare(node, True)
         await asyncio.sleep(pace.here(max(PREEMPTED, pace.allocation)))
         if node.state == "preempted" and pool.state == "active" and not self._world.stopping:

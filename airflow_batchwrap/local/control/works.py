@@ -43,6 +43,7 @@ def of_job(world: World, job: Job, node: Node, body: dict[str, Any], wall_clock:
         variables,
         body.get("resourceFiles", []),
         wall_clock=times.parse_duration(wall_clock),
+        how="detach",
         container=_container(world, job, node, body, directory),
     )
 

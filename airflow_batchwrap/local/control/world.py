@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.faults import Faults
+from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.state.entities import Job, JobSchedule, Node, Pool, Task
@@ -60,6 +61,11 @@ class Config:
     def nodes(self) -> Path:
         """The directory of all nodes."""
         return self.data / "nodes"
+
+    @property
+    def aside(self) -> Path:
+        """The directory of what could not be removed yet."""
+        return self.data / "removed"
 
 
 class World:
@@ -123,6 +129,19 @@ class World:
         counts[task.standing] += 1
         slots[task.standing] += task.slots
         self.store.touch(task)
+
+    async def remove(self, directory: Path) -> None:
+        """Remove a directory of a node. What cannot be removed now is moved aside, and tried again later.
+
+        :param directory: the directory; one that is gone already is no error.
+        """
+        if not await asyncio.to_thread(removal.remove, directory, self.config.nodes):
+            moved = await asyncio.to_thread(removal.set_aside, directory, self.config.aside)
+            log.warning(
+                "%s cannot be removed: it holds files of another user, or a mount. It is tried again every hour, or "
+                "remove it by hand.",
+                moved or directory,
+            )
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Let something go on by itself; a fault in it is logged, not lost.

@@ -70,13 +70,17 @@ def of_task(directory: Path) -> dict[str, str]:
     }
 
 
+#: By these a command's processes are found where nothing owns them (macOS): a client cannot set them.
+_OWN = frozenset({"AZ_BATCH_NODE_ROOT_DIR", "AZ_BATCH_TASK_DIR"})
+
+
 def settings(*lists: Iterable[dict[str, Any]] | None) -> dict[str, str]:
     """Environment settings as clients give them; a later list wins over an earlier one.
 
     :param lists: the lists, each may be absent.
-    :return: the variables.
+    :return: the variables, without those that say where a command's own directory is.
     """
-    return {item["name"]: item.get("value", "") for one in lists for item in one or ()}
+    return {item["name"]: item.get("value", "") for one in lists for item in one or () if item["name"] not in _OWN}
 
 
 def split(command_line: str) -> list[str]:

@@ -76,7 +76,7 @@ class Gang(Run):
         finally:
             # A coordination command leaves what it started running: that is what it is there for.
             for part in self._parts:
-                await asyncio.to_thread(process.kill_marked, "AZ_BATCH_TASK_DIR", str(part.work.directory))
+                await process.HELPER.clear(part.work.directory)
 
     async def _coordinate(self, index: int) -> Outcome:
         outcome = await self._parts[index].execute()

@@ -1,15 +1,19 @@
 """The helper process that starts commands and waits for them, so that the service itself has its time for its clients.
 
 A program of its own, of the standard library alone: small, so that starting a process from it is cheap. It is asked by
-lines of JSON on a socket, and answers on it; it ends when the socket does, and leaves its commands alone then.
+lines of JSON on a socket, and answers on it. It owns what its commands start (see `owned`): it ends all of it with the
+command, and everything when the socket is closed, which is also how it learns that the service was killed.
 
     asked     [number, arguments, environment, directory, make, how]
                                     start a command; make its directories first
-                                    how: "linger" leaves its group alone when it ends, "append" keeps earlier output
-              [process id]                                         kill a command's process group
+                                    how: "linger" leaves what it started alone when it ends, "detach" what has left its
+                                    group; "append" keeps earlier output
+              [process id]                                         end a command, and all it started
+              [number, directory]                                  end what commands in and below a directory started
     answered  [number, "started", process id, start mark]
               [number, "failed", error number, what failed]        what: "directory", "program", "start"
               [number, "ended", exit code]                         128 + n where signal n ended it
+              [number, "cleared"]                                  nothing of that is left
 """
 
 # Paths as text: pathlib would take a good part of the time that this program is there to save.
@@ -26,11 +30,23 @@ import signal
 import socket
 import stat
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+from airflow_batchwrap.local.node import owned
 
 #: Answers that are gathered before they are sent, so that a burst of commands does not wake the service for each.
 _GATHER = 16
 _CHUNK = 256 * 1024
+#: How long what a command has left is waited for once it was killed, in seconds: longer only where it cannot die.
+_PATIENCE = 5.0
+#: Between two searches through all processes, in milliseconds, and as a multiple of what a search takes.
+_LOOK, _SHARE = 20, 10
+#: What a command that ran no longer than this (seconds) has started bears one of the numbers since: where these are
+#: few, they are asked one by one, at 3 microseconds each, instead of all processes.
+_SHORT, _FEW = 1.0, 128
 
 
 class _Failed(Exception):
@@ -39,25 +55,68 @@ class _Failed(Exception):
         super().__init__(what)
 
 
+class _Command:
+    """A command, and what it has started.
+
+    :param number: of the request that started it.
+    :param carried: what its processes carry.
+    :param pid: its process id.
+    :param directory: the task's directory.
+    :param how: as it was asked for.
+    """
+
+    __slots__ = ("answer", "began", "carried", "directory", "how", "number", "over", "pid")
+
+    def __init__(self, number: int, carried: int, pid: int, directory: str, how: str) -> None:
+        self.number, self.carried, self.pid, self.directory, self.how = number, carried, pid, directory, how
+        self.began = time.monotonic()
+        # When its end was seen, and what to say of it once nothing is left of it.
+        self.over = 0.0
+        self.answer: list[Any] | None = None
+
+    def is_below(self, directory: str) -> bool:
+        """Whether it works in a directory or below it."""
+        return self.directory == directory or self.directory.startswith(directory + "/")
+
+
 class Launcher:
     """Starts and awaits commands.
 
     :param control: the socket to the service.
+    :param owner: whose the commands are (`owned.owner`).
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, owner: int) -> None:
         self._control = control
         # It was passed on to this program, and goes no further.
         control.set_inheritable(False)
-        self._running: dict[int, int] = {}
-        self._lingering: set[int] = set()
+        self._owner, self._count = owner, 0
+        self._running: dict[int, _Command] = {}
+        # By what their processes carry: all commands; those that ended and what they left is being ended.
+        self._commands: dict[int, _Command] = {}
+        self._ending: dict[int, _Command] = {}
+        self._clearing: list[tuple[int, list[int]]] = []
+        self._next_search = 0.0
+        self._pid = os.getpid()
         self._answers: list[bytes] = []
         self._null = os.open(os.devnull, os.O_RDONLY)
+        self._load = os.open("/proc/loadavg", os.O_RDONLY) if owned.SUPPORTED else -1
         # What Python and the service ignore or handle is as usual for a command.
         self._signals = {signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ}
 
     def serve(self) -> None:
-        """Do what is asked until the socket is closed."""
+        """Do what is asked until the socket is closed, and then end what still runs."""
+        owned.adopt_orphans()
+        if owned.SUPPORTED:
+            owned.carry(owned.tag(self._owner))
+        try:
+            self._serve()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            owned.end(self._everything, _PATIENCE)
+
+    def _serve(self) -> None:
         woken, wake = os.pipe()
         os.set_blocking(woken, False)
         os.set_blocking(wake, False)
@@ -68,7 +127,7 @@ class Launcher:
         poll.register(woken, select.POLLIN)
         buffer = b""
         while True:
-            for ready, _ in poll.poll():
+            for ready, _ in poll.poll(_LOOK if self._ending else None):
                 if ready == woken:
                     with contextlib.suppress(BlockingIOError):
                         os.read(woken, 4096)
@@ -80,24 +139,44 @@ class Launcher:
                 *lines, buffer = (buffer + chunk).split(b"\n")
                 for line in lines:
                     self._asked(json.loads(line))
+            if self._ending:
+                self._search()
             self._send()
+
+    def _everything(self) -> list[int]:
+        if not owned.SUPPORTED:
+            # Without a subreaper what detached is found by the next start of the service.
+            for pid in self._running:
+                _kill_group(pid)
+            return []
+        self._reap_orphans()
+        below = set(owned.descendants(os.getpid()))
+        return [*below, *(pid for pid in owned.carrying(lambda carried: carried in self._commands) if pid not in below)]
+
+    def _reap_orphans(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
     def _asked(self, line: list[Any]) -> None:
         if len(line) == 1:
             if line[0] in self._running:
-                _kill_group(line[0])
+                self._kill([self._running[line[0]]])
+            return
+        if len(line) == 2:
+            self._clear(*line)
             return
         try:
-            pid = self._start(*line[1:])
+            command = self._start(*line)
         except _Failed as failed:
             self._answer([line[0], "failed", failed.number, failed.what])
             return
-        self._running[pid] = line[0]
-        if line[5] == "linger":
-            self._lingering.add(pid)
-        self._answer([line[0], "started", pid, start_mark(pid)])
+        self._running[command.pid] = command
+        self._answer([line[0], "started", command.pid, start_mark(command.pid)])
 
-    def _start(self, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str) -> int:
+    def _start(
+        self, number: int, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str
+    ) -> _Command:
         working = directory + "/wd"
         files: list[int] = []
         try:
@@ -112,11 +191,15 @@ class Launcher:
             for file in files:
                 os.close(file)
             raise _Failed("directory", error.errno or 0) from None
+        self._count += 1
+        carried = owned.tag(self._owner, self._count)
         try:
             program = _find(arguments[0], environment.get("PATH", os.defpath))
             if program is None:
                 raise _Failed("program", errno.ENOENT)
-            return self._spawn(program, arguments, environment, files)
+            if owned.SUPPORTED:
+                owned.carry(carried)
+            pid = self._spawn(program, arguments, environment, files)
         except (FileNotFoundError, NotADirectoryError):
             raise _Failed("program", errno.ENOENT) from None
         except (OSError, ValueError) as error:
@@ -124,6 +207,8 @@ class Launcher:
         finally:
             for file in files:
                 os.close(file)
+        command = self._commands[carried] = _Command(number, carried, pid, directory, how)
+        return command
 
     def _spawn(self, program: str, arguments: list[str], environment: dict[str, str], files: list[int]) -> int:
         redirect = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate([self._null, *files])]
@@ -144,24 +229,96 @@ class Launcher:
             popen.returncode = 0
             return popen.pid
 
+    def _kill(self, commands: list[_Command]) -> None:
+        """End commands with all they started, as far as that is there now: the rest goes when their end is seen."""
+        for command in commands:
+            command.how = ""
+            _kill_group(command.pid)
+        own = {command.carried for command in commands}
+        owned.kill(owned.carrying(own.__contains__))
+
+    def _clear(self, number: int, directory: str) -> None:
+        meant = [command for command in self._commands.values() if command.is_below(directory)]
+        self._kill([command for command in meant if command.pid in self._running])
+        for command in meant:
+            if command.pid not in self._running and command.carried not in self._ending:
+                self._over(command)
+        self._clearing.append((number, [command.carried for command in meant]))
+        self._tell_of_cleared()
+
+    def _over(self, command: _Command) -> None:
+        command.over = time.monotonic()
+        self._ending[command.carried] = command
+
     def _reap(self) -> None:
-        for pid in list(self._running) if not hasattr(os, "waitid") else self._ended():
+        short: list[_Command] = []
+        for command in self._ended():
+            if command.how in ("linger", "detach"):
+                # What it has started goes on, and is found by what it carries when it is to go.
+                self._answer(command.answer)
+                command.pid, command.answer = 0, None
+                continue
+            self._over(command)
+            if command.over - command.began < _SHORT:
+                short.append(command)
+        if short:
+            last = int(os.pread(self._load, 128, 0).rsplit(b" ", 1)[1]) if owned.SUPPORTED else 0
+            since = range(min(command.pid for command in short) + 1, last + 1)
+            # Where the numbers began anew meanwhile, or are many, all processes are looked at.
+            if len(since) < _FEW and last >= max(command.pid for command in short):
+                self._settle(short, since)
+        if self._ending:
+            self._search()
+
+    def _search(self) -> None:
+        """Look through all processes for what ended commands have left; not all the time."""
+        now = time.monotonic()
+        if now >= self._next_search or not owned.SUPPORTED:
+            self._settle(list(self._ending.values()), owned.pids() if owned.SUPPORTED else [])
+            self._next_search = now + max(_LOOK / 1000, _SHARE * (time.monotonic() - now))
+
+    def _settle(self, commands: list[_Command], pids: Iterable[int]) -> None:
+        """Kill what ended commands have left, and tell of those that have left nothing any more."""
+        left = set()
+        own = {command.carried for command in commands}
+        for pid in pids:
+            carried = owned.carried_by(pid)
+            if carried in own and pid != self._pid:
+                left.add(carried)
+                owned.kill([pid])
+        now = time.monotonic()
+        for command in commands:
+            if command.carried not in left or now > command.over + _PATIENCE:
+                del self._ending[command.carried], self._commands[command.carried]
+                if command.answer is not None:
+                    self._answer(command.answer)
+        self._tell_of_cleared()
+
+    def _tell_of_cleared(self) -> None:
+        for clearing in [one for one in self._clearing if self._commands.keys().isdisjoint(one[1])]:
+            self._clearing.remove(clearing)
+            self._answer([clearing[0], "cleared"])
+
+    def _ended(self) -> Iterator[_Command]:
+        """Collect what has ended: commands, and orphans of commands."""
+        for pid in list(self._running) if not hasattr(os, "waitid") else self._dead():
             # The leader is a zombie until it is waited for, so its group's number cannot have been given away yet.
-            if hasattr(os, "waitid") and pid not in self._lingering:
+            if hasattr(os, "waitid") and self._running[pid].how != "linger":
                 _kill_group(pid)
             try:
                 found, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
                 found, status = pid, 0
             if found:
-                if not hasattr(os, "waitid") and pid not in self._lingering:
+                command = self._running.pop(pid)
+                if not hasattr(os, "waitid") and command.how != "linger":
                     _kill_group(pid)
-                self._lingering.discard(pid)
                 code = os.waitstatus_to_exitcode(status)
-                self._answer([self._running.pop(pid), "ended", code if code >= 0 else 128 - code])
+                command.answer = [command.number, "ended", code if code >= 0 else 128 - code]
+                yield command
 
-    def _ended(self) -> Any:
-        while self._running:
+    def _dead(self) -> Iterator[int]:
+        while True:
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
@@ -173,7 +330,7 @@ class Launcher:
             else:
                 os.waitpid(found.si_pid, os.WNOHANG)
 
-    def _answer(self, line: list[Any]) -> None:
+    def _answer(self, line: list[Any] | None) -> None:
         self._answers.append(json.dumps(line, separators=(",", ":")).encode())
         if len(self._answers) >= _GATHER:
             self._send()
@@ -226,6 +383,18 @@ def start_mark(pid: int) -> float:
         return 0.0
 
 
-if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        Launcher(socket.socket(fileno=int(sys.argv[1]))).serve()
+def command_line(control: int, owner: int) -> list[str]:
+    """How this program is started: with nothing on its path but the standard library and this package.
+
+    :param control: the descriptor of its socket, inherited.
+    :param owner: whose its commands are.
+    :return: the command line.
+    """
+    folder = str(Path(__file__).parents[3])
+    program = f"import sys; sys.path.append({folder!r}); from {__name__} import main; main()"
+    return [sys.executable, "-I", "-S", "-c", program, str(control), str(owner)]
+
+
+def main() -> None:
+    """Serve on the inherited socket."""
+    Launcher(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])).serve()

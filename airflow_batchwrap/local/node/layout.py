@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+
+from airflow_batchwrap.local.node.removal import remove, unlock, unlock_above
 
 #: The directories of a node's root (seen on real nodes).
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
-
-
-#: How often the removal of a directory is tried.
-_TRIES = 5
 
 
 class OutsideError(Exception):
@@ -25,8 +19,10 @@ def make_node(root: Path) -> None:
 
     :param root: the node's root.
     """
+    unlock(root)
     for name in NODE_DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
+        unlock(root / name)
 
 
 def auto_storage(root: Path) -> Path:
@@ -58,18 +54,6 @@ def relative_job_directory(job_id: str) -> str:
     return f"workitems/{name}/{number or 'job-1'}"
 
 
-def remove_job(root: Path, job_id: str) -> None:
-    """Remove what a job left on a node, its schedule's directory too if it is empty then.
-
-    :param root: the node's root.
-    :param job_id: the job's id.
-    """
-    directory = job_directory(root, job_id)
-    remove(directory)
-    with contextlib.suppress(OSError):
-        directory.parent.rmdir()
-
-
 def relative_task_directory(job_id: str, task_id: str) -> str:
     """The directory of a task, as Batch names it: relative to the node's root.
 
@@ -80,43 +64,25 @@ def relative_task_directory(job_id: str, task_id: str) -> str:
     return f"{relative_job_directory(job_id)}/{task_id}"
 
 
-def make_task(directory: Path, *, keep: bool = False) -> Path:
+def make_task(directory: Path, root: Path, *, keep: bool = False) -> Path:
     """Make a task's directories, empty unless they are to be kept.
 
     :param directory: the task's directory.
+    :param root: the node's root. What another task has locked on the way from there is opened.
     :param keep: leave what an earlier run left in the working directory (a start task's is never cleaned).
     :return: the working directory.
     """
     working = directory / "wd"
+    unlock_above(directory, root.parent)
     try:
         directory.mkdir(parents=True)
     except FileExistsError:
         if not keep:
             remove(directory)
+        unlock(directory)
     working.mkdir(parents=True, exist_ok=True)
     (directory / "certs").mkdir(exist_ok=True)
     return working
-
-
-def remove(directory: Path) -> None:
-    """Remove a directory, whatever a task did to it; one that is gone already is no error.
-
-    :param directory: the directory.
-    """
-
-    def unlocked(function: Callable[[str], object], path: str, _: object) -> None:
-        # A task may take its owner's rights away from its directories.
-        with contextlib.suppress(OSError):
-            for locked in (Path(path).parent, Path(path)):
-                if locked.is_relative_to(directory) and not locked.is_symlink():
-                    locked.chmod(0o700)
-            function(path)
-
-    for _ in range(_TRIES):
-        # More than once: a process that was killed a moment ago may still have written something.
-        shutil.rmtree(directory, onerror=unlocked)
-        if not os.path.lexists(directory):
-            return
 
 
 def leads_inside(path: Path, root: Path) -> bool:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.node.layout import OutsideError, inside, remove
+from airflow_batchwrap.local.node.layout import OutsideError, inside
+from airflow_batchwrap.local.node.removal import remove
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
 #: What an application and a version may be called (Learn: letters, digits, hyphens, underscores; versions dots too).

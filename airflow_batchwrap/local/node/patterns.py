@@ -81,30 +81,34 @@ def match(pattern: str, working: Path, limit: Path) -> Iterator[tuple[Path, str]
     start = Path(os.path.normpath(working.joinpath(*parts[:fixed])))
     if not start.is_relative_to(limit):
         raise OutsideError(f"The pattern {pattern!r} leads out of the node's directory.")
-    for path, name in sorted(_walk(start, parts[fixed:], "")):
+    for path, name in sorted(_walk(start, parts[fixed:])):
         if leads_inside(path, limit):
             yield path, name
 
 
-def _walk(directory: Path, parts: list[str], prefix: str) -> Iterator[tuple[Path, str]]:
-    head, rest = parts[0], parts[1:]
-    if head == "..":
-        return
-    try:
-        entries = list(os.scandir(directory))
-    except OSError:
-        return
-    if head == "**":
-        # `**` is any number of directories, none among them; alone at the end it is every file below.
-        yield from _walk(directory, rest or ["*"], prefix)
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from _walk(Path(entry.path), parts, f"{prefix}{entry.name}/")
-        return
-    for entry in entries:
-        if not _matches(head, entry.name):
+def _walk(start: Path, pattern: list[str]) -> Iterator[tuple[Path, str]]:
+    # With no recursion: a task may nest directories without end.
+    waiting = [(start, pattern, "")]
+    while waiting:
+        directory, parts, prefix = waiting.pop()
+        head, rest = parts[0], parts[1:]
+        if head == "..":
             continue
-        if rest and entry.is_dir():
-            yield from _walk(Path(entry.path), rest, f"{prefix}{entry.name}/")
-        elif not rest and entry.is_file():
-            yield Path(entry.path), prefix + entry.name
+        try:
+            with os.scandir(directory) as listing:
+                entries = list(listing)
+        except OSError:
+            continue
+        if head == "**":
+            # `**` is any number of directories, none among them; alone at the end it is every file below.
+            waiting.append((directory, rest or ["*"], prefix))
+            below = [each for each in entries if each.is_dir(follow_symlinks=False) and not each.name.startswith(".")]
+            waiting += [(Path(each.path), parts, f"{prefix}{each.name}/") for each in below]
+            continue
+        for entry in entries:
+            if not _matches(head, entry.name):
+                continue
+            if rest and entry.is_dir():
+                waiting.append((Path(entry.path), rest, f"{prefix}{entry.name}/"))
+            elif not rest and entry.is_file():
+                yield Path(entry.path), prefix + entry.name

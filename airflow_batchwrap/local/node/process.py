@@ -1,24 +1,30 @@
-"""Real processes: started in a session of their own, watched without polling, ended as a tree."""
+"""Real processes: started in a session of their own, watched without polling, ended with all that they started.
+
+On Linux the helper process owns what commands start (`owned`). On macOS there is no such thing: there the descendants
+of a command are looked up, and the processes whose environment names the task's directory.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from airflow_batchwrap.local.node import launcher
+from airflow_batchwrap.local.node import launcher, owned
 
 #: How often a look for processes is repeated while there are any: they may start others in the meantime.
 _ROUNDS = 20
+#: How long the processes of an earlier service, or of a helper that was lost, may take to be gone, in seconds.
+_GONE = 10.0
 
 
 class ProgramNotFound(Exception):
@@ -60,26 +66,29 @@ class Child:
         """
         return await asyncio.shield(self.done)
 
-    def kill(self, marker: str) -> None:
-        """End the command and all it started, those that left its session too.
+    def kill(self, directory: Path) -> None:
+        """End the command and all it started, what has left its session too.
 
-        :param marker: the value of AZ_BATCH_TASK_DIR by which the command's processes are known.
+        :param directory: the task's directory, by which its processes are known where nothing owns them.
         """
         if not self.done.done() and self._killing is None:
-            self._killing = asyncio.ensure_future(self._kill(marker))
+            if owned.SUPPORTED:
+                self._helper.kill(self.pid)
+            else:
+                self._killing = asyncio.ensure_future(self._kill(str(directory)))
 
-    async def _kill(self, marker: str) -> None:
+    async def _kill(self, directory: str) -> None:
         # Looking through the machine's processes takes some milliseconds, which the loop does not have.
         found = await asyncio.to_thread(descendants, self.pid)
         self._helper.kill(self.pid)
         kill_all(found)
-        await asyncio.to_thread(kill_marked, "AZ_BATCH_TASK_DIR", marker)
+        await asyncio.to_thread(kill_marked, "AZ_BATCH_TASK_DIR", directory)
 
 
 class Helper(asyncio.Protocol):
     """The service's end of the helper process (see `launcher`), which starts and awaits the commands.
 
-    One that ends is started anew with the next command.
+    One that ends is started anew with the next command, once all that it had started is gone.
     """
 
     def __init__(self) -> None:
@@ -90,20 +99,27 @@ class Helper(asyncio.Protocol):
         self._number = 0
         self._asked: dict[int, asyncio.Future[Child]] = {}
         self._running: dict[int, Child] = {}
+        self._clearing: dict[int, asyncio.Future[None]] = {}
+        self._nodes = Path()
+        self._sweeping: asyncio.Future[None] | None = None
 
-    async def open(self) -> asyncio.WriteTransport:
+    async def open(self, nodes: Path | None = None) -> asyncio.WriteTransport:
         """Start the helper process, if it does not run.
 
+        :param nodes: the directory of all nodes, which owns the commands' processes; None for that of the last time.
         :return: the way to it.
         """
         async with self._opening:
+            self._nodes = nodes or self._nodes
             if self._transport is not None:
                 return self._transport
+            if self._sweeping is not None:
+                await self._sweeping
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = await asyncio.to_thread(
                     subprocess.Popen,
-                    [sys.executable, "-I", "-S", launcher.__file__, str(theirs.fileno())],
+                    launcher.command_line(theirs.fileno(), owned.owner(str(self._nodes))),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
@@ -113,11 +129,13 @@ class Helper(asyncio.Protocol):
             return transport
 
     async def close(self) -> None:
-        """End the helper process; commands that still run are left alone."""
+        """End the helper process, and with it all that its commands started."""
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
+        if self._sweeping is not None:
+            await self._sweeping
 
     async def start(
         self, arguments: list[str], environment: dict[str, str], directory: Path, make: bool, how: str = ""
@@ -128,7 +146,8 @@ class Helper(asyncio.Protocol):
         :param environment: all of the command's environment.
         :param directory: the task's directory; the command works in its ``wd``.
         :param make: make these directories first.
-        :param how: ``linger`` leaves what it started running when it ends, ``append`` keeps the output of earlier ones.
+        :param how: ``linger`` leaves what it started running when it ends, ``detach`` what has a session of its own by
+            then (``clear`` ends it); ``append`` keeps the output of earlier ones.
         :return: the running command.
         :raises DirectoryFailed: the directories could not be made: they are there, or cannot be.
         :raises ProgramNotFound: there is no such program.
@@ -145,12 +164,26 @@ class Helper(asyncio.Protocol):
         return await answer
 
     def kill(self, pid: int) -> None:
-        """Kill the process group of a command; one that has ended is no error.
+        """Kill a command with all it started; one that has ended is no error.
 
         :param pid: the command's process id.
         """
         if self._transport is not None:
             self._transport.write(_line([pid]))
+
+    async def clear(self, directory: Path) -> None:
+        """End what commands started, and wait until it is gone.
+
+        :param directory: that of a task, or one above it.
+        """
+        if not owned.SUPPORTED:
+            variable = "AZ_BATCH_TASK_DIR" if (directory / "wd").exists() else "AZ_BATCH_NODE_ROOT_DIR"
+            await asyncio.to_thread(kill_all_marked, variable, str(directory))
+        elif self._transport is not None:
+            self._number += 1
+            cleared = self._clearing[self._number] = asyncio.get_running_loop().create_future()
+            self._transport.write(_line([self._number, str(directory)]))
+            await cleared
 
     def data_received(self, data: bytes) -> None:
         """Take answers."""
@@ -161,6 +194,10 @@ class Helper(asyncio.Protocol):
                 child = self._running.pop(number)
                 if not child.done.done():
                     child.done.set_result(more[0])
+                continue
+            if what == "cleared":
+                if not (cleared := self._clearing.pop(number)).done():
+                    cleared.set_result(None)
                 continue
             asked = self._asked.pop(number)
             if what == "started":
@@ -177,6 +214,7 @@ class Helper(asyncio.Protocol):
         self._transport = None
         asked, self._asked = self._asked, {}
         running, self._running = self._running, {}
+        clearing, self._clearing = self._clearing, {}
         for answer in asked.values():
             if not answer.done():
                 answer.set_exception(HelperLost())
@@ -185,10 +223,19 @@ class Helper(asyncio.Protocol):
             if not child.done.done():
                 child.done.set_exception(HelperLost())
                 child.done.exception()
+        # Before another helper starts anything.
+        self._sweeping = asyncio.get_running_loop().run_in_executor(None, end_all, self._nodes)
+        for cleared in clearing.values():
+            self._sweeping.add_done_callback(functools.partial(_tell, cleared))
 
 
 #: The helper of this process, which is one service.
 HELPER = Helper()
+
+
+def _tell(cleared: asyncio.Future[None], _: asyncio.Future[None]) -> None:
+    if not cleared.done():
+        cleared.set_result(None)
 
 
 def _line(message: list[Any]) -> bytes:
@@ -295,3 +342,14 @@ def kill_recorded(pid: int, mark: float) -> None:
     """
     if mark and start_mark(pid) == mark:
         kill_tree(pid)
+
+
+def end_all(nodes: Path) -> None:
+    """End the processes that belong to the nodes of a service which ended without it, and wait until they are gone.
+
+    :param nodes: the directory of all nodes.
+    """
+    if owned.SUPPORTED:
+        owned.end(lambda: owned.of_owner(str(nodes)), _GONE)
+    else:
+        kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(nodes))

@@ -104,7 +104,7 @@ class Run:
             self.reason = reason
         self.stopped.set()
         if self._child is not None:
-            self._child.kill(str(self.work.directory))
+            self._child.kill(self.work.directory)
         if self._transfer is not None and (self._child is None or reason in ("discard", "requeue")):
             self._transfer.cancel()
 
@@ -137,7 +137,7 @@ class Run:
             # What brings no files along leaves its directories to the helper process, which starts its command.
             make = not (work.resource_files or work.keep)
             if not make:
-                working = layout.make_task(work.directory, keep=work.keep)
+                working = layout.make_task(work.directory, work.root, keep=work.keep)
                 target = work.directory if work.beside else working
                 await self._while_transferring(self._fetch(work, target))
             if self.reason is None:
@@ -197,7 +197,7 @@ class Run:
             self._child = await self._start(work, make)
             self._started(self._child)
             if self.reason is not None:
-                self._child.kill(str(work.directory))
+                self._child.kill(work.directory)
             return await self._child.wait()
         except process.HelperLost:
             # As when a node is lost: what is not known to have ended is run again.
@@ -210,10 +210,10 @@ class Run:
             try:
                 return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
-                if error.errno != errno.EEXIST:
+                if error.errno not in (errno.EEXIST, errno.EACCES):
                     raise
-                # Left by an earlier run on this node.
-                await asyncio.to_thread(layout.make_task, work.directory)
+                # Left by an earlier run on this node, or locked by another task.
+                await asyncio.to_thread(layout.make_task, work.directory, work.root)
                 return await process.HELPER.start(arguments, variables, work.directory, False, work.how)
         except process.ProgramNotFound:
             raise TaskFailed(
@@ -221,7 +221,7 @@ class Run:
             ) from None
         except (process.LaunchFailed, ValueError) as error:
             if make:
-                await asyncio.to_thread(layout.make_task, work.directory)
+                await asyncio.to_thread(layout.make_task, work.directory, work.root)
             for name in ("stdout.txt", "stderr.txt"):
                 (work.directory / name).touch()
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
