@@ -29,7 +29,7 @@ help:
 	@echo 'make up      start all of it and leave it running; make status tells what runs, make down stops it'
 	@echo 'make test    lint, types, layers and the whole test suite'
 	@echo 'make unit    the tests that start no service: less than a minute'
-	@echo 'make pythons the same on Python $(NAMES), one after the other: what it came to on each'
+	@echo 'make pythons make test on Python $(NAMES), one after the other: what it came to on each'
 	@echo 'make soak    the long tests, which make test leaves out: an hour on two cores; SOAK_RUNS=40 for less'
 	@echo 'make kill-matrix  kill workers, triggerer, scheduler and service at each point of a step'
 	@echo 'make lint    what make test does before the test suite'
