@@ -104,7 +104,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 def _regular(path: Path, folder: Path) -> int:
     """:return: the mode of a file that may travel."""
     try:
-        real = path.resolve(strict=True)
+        # Unlike Path.resolve() before Python 3.13 this raises OSError for a link that leads to itself.
+        real = Path(os.path.realpath(path, strict=True))
         mode = real.stat().st_mode
     except OSError as error:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def _walk(folder: Path) -> list[tuple[str, Path]]:
             )
         if file.is_dir():
             continue
-        if not file.resolve().is_relative_to(root):
+        # Unlike Path.resolve() before Python 3.13 this raises nothing for a link that leads to itself.
+        if not Path(os.path.realpath(file)).is_relative_to(root):
             raise ConfigError(
                 f"Input {str(file)!r} is a symbolic link that leaves its folder. Copy the file there, or name its "
                 "target in `inputs`."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import schedule
+from tests.support import pythons, schedule
 
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
@@ -51,22 +50,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session")
 def find_python() -> Callable[[str], str | None]:
-    """Find another version of Python: on PATH, or among those that pyenv or uv keep in their usual places."""
-
-    def find(version: str) -> str | None:
-        home = Path.home()
-        pyenv = Path(os.environ.get("PYENV_ROOT", home / ".pyenv")) / "versions"
-        kept = [*pyenv.glob(f"{version}.*"), *(home / ".local/share/uv/python").glob(f"cpython-{version}.*")]
-        probe = ["-c", f"import sys; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"]
-        for candidate in (shutil.which(f"python{version}"), *(str(path / "bin/python") for path in kept)):
-            # pyenv's own stand-in on PATH is there for every version, and works for the chosen one only.
-            if not candidate or not Path(candidate).exists():
-                continue
-            if subprocess.run([candidate, *probe], capture_output=True, check=False).returncode == 0:
-                return candidate
-        return None
-
-    return find
+    """Find another version of Python, such as 3.8: on PATH, or among those that pyenv or uv keep."""
+    return pythons.find
 
 
 @pytest.fixture(scope="session")

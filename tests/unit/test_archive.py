@@ -77,7 +77,12 @@ def test_a_link_that_stays_inside_becomes_its_content(steps: Path) -> None:
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("/etc/passwd", "leads out of the steps folder"), ("gone", "cannot be read"), ("data", "link to a folder")],
+    [
+        ("/etc/passwd", "leads out of the steps folder"),
+        ("gone", "cannot be read"),
+        ("link", "cannot be read"),  # leads to itself
+        ("data", "link to a folder"),
+    ],
 )
 def test_links_that_are_refused(steps: Path, target: str, said: str) -> None:
     (steps / "link").symlink_to(target)

@@ -124,6 +124,7 @@ def test_an_address_needs_no_scheme() -> None:
     assert found.batch_account_url == "https://mybatch.eastus.batch.azure.com"
 
 
+@pytest.mark.as_user
 @pytest.mark.parametrize(("mode", "told"), [(0o644, True), (0o640, True), (0o600, False)])
 def test_a_file_that_others_may_read_is_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, told: bool

@@ -68,7 +68,8 @@ def test_a_path_is_resolved_against_its_base(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{\n  "vm_size": "x",\n}', "line 3, column 1"),
+        # Python 3.13 points at the comma, older ones at what follows it.
+        ('{\n  "vm_size": "x",\n}', "line (3, column 1|2, column 17): "),
         ('{\n  "vm_size" "x"\n}', "line 2, column 13"),
         ("", "line 1, column 1"),
         ('{"vm_size": "a", "vm_size": "b"}', "the key 'vm_size' is given twice"),
@@ -81,9 +82,8 @@ def test_a_path_is_resolved_against_its_base(tmp_path: Path, monkeypatch: pytest
 def test_broken_json_is_told_with_its_place(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "batch.json"
     file.write_text(text)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match=words) as caught:
         PoolConfig.from_json(file)
-    assert words in str(caught.value)
     assert str(file) in str(caught.value)
 
 

@@ -59,6 +59,7 @@ def test_a_signal_is_named() -> None:
     assert caught.value.exit_code == -9
 
 
+@pytest.mark.as_user
 def test_a_program_that_cannot_be_started(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match="no program 'not-there-at-all' on this node: install it") as caught:
         run("not-there-at-all --x")

@@ -46,6 +46,13 @@ def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
         collect("in", tmp_path)
 
 
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="no regular file"):
+        collect("in", tmp_path)
+
+
 def test_a_link_to_a_folder_is_not_left_out_in_silence(tmp_path: Path) -> None:
     (tmp_path / "in/real").mkdir(parents=True)
     (tmp_path / "in/real/x").write_text("x")

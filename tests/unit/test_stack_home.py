@@ -45,6 +45,7 @@ def test_database_is_migrated(made: Path) -> None:
     assert {"dag_run", "task_instance", "xcom", "alembic_version"} <= tables
 
 
+@pytest.mark.as_user
 def test_secrets_are_private_and_stay_when_the_home_is_used_again(made: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_text() for path in made.iterdir() if path.suffix in {".cfg", ".generated"}}
     password = home.create(made, home.settings(tmp_path / "dags 100%", 20001, tmp_path / "results"))

@@ -17,6 +17,8 @@ from airflow_batchwrap.stack import process
 from airflow_batchwrap.stack.process import ProcessId
 from tests.support.polling import until
 
+pytestmark = pytest.mark.as_user
+
 # Starts a child that would outlive it, says so, and waits.
 PARENT = """
 import subprocess, sys, time

@@ -18,6 +18,8 @@ from airflow_batchwrap.stack import airflow, paths, process, services, state, up
 from airflow_batchwrap.stack.process import ProcessId
 from airflow_batchwrap.stack.state import Record
 
+pytestmark = pytest.mark.as_user
+
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 

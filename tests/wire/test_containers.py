@@ -7,6 +7,7 @@ last test asks the real one, where there is one.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from tests.support.wire import Wire, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytestmark = pytest.mark.as_user
 
 ENGINE = """
 import json, os, signal, subprocess, sys
@@ -80,7 +83,10 @@ def start(data: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> Wire:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the stand-in engine."""
     directory = tmp_path_factory.mktemp("engine")
-    (directory / "docker").write_text(f"#!{sys.executable}\n{ENGINE}")
+    (directory / "engine.py").write_text(ENGINE)
+    # No path of an interpreter after #!: it ends at a space, and after 127 characters.
+    command = shlex.join([sys.executable, str(directory / "engine.py")])
+    (directory / "docker").write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     (directory / "docker").chmod(0o755)
     return directory
 

@@ -247,6 +247,7 @@ def test_nothing_is_lost_in_many_crashes(own: Callable[[], Wire], tmp_path: Path
     _crashes(own, tmp_path, seed, kills=12)
 
 
+@pytest.mark.as_user
 def test_lost_helper_costs_a_run_and_no_task(own: Callable[[], Wire]) -> None:
     wire = own()
     job = wire.job(wire.pool())

@@ -126,6 +126,7 @@ def test_names_of_all_kinds(wire: Wire, job: str) -> None:
     assert wire.text(job, task.id, f"wd/{name}") == "odd\n"
 
 
+@pytest.mark.as_user
 def test_deleting(wire: Wire, job: str) -> None:
     task = wire.run(job, "/bin/sh -c 'mkdir -p a/b; touch a/b/c d'")
     client = wire.client

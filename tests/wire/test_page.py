@@ -110,6 +110,7 @@ def test_wrong_token_is_refused(anybody: httpx.Client, wrong: str) -> None:
     assert "set-cookie" not in answer.headers
 
 
+@pytest.mark.as_user
 def test_token_is_random_private_and_kept(wire: Wire) -> None:
     file = wire.service.data / "page-token"
     assert file.stat().st_mode & 0o777 == 0o600

@@ -17,6 +17,8 @@ from azure.core.exceptions import ResourceNotFoundError
 if TYPE_CHECKING:
     from tests.support.wire import Wire
 
+pytestmark = pytest.mark.as_user
+
 
 @dataclass
 class Crash:

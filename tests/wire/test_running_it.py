@@ -26,6 +26,8 @@ from tests.support.polling import until
 if TYPE_CHECKING:
     from tests.support.wire import Wire
 
+pytestmark = pytest.mark.as_user
+
 
 def batchwrap_local(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the service's command line."""

@@ -34,6 +34,7 @@ def directory(wire: Wire, task: m.BatchTask) -> Path:
     return wire.root(task.node_info.node_id) / str(task.node_info.task_root_directory)
 
 
+@pytest.mark.as_user
 def test_directory_goes_when_its_time_is_over(wire: Wire, job: str) -> None:
     short = wire.run(job, "/bin/echo short", constraints=kept_for(0.3))
     usual = wire.run(job, "/bin/echo usual")
@@ -164,6 +165,7 @@ def test_reactivated_task_begins_from_nothing(wire: Wire, pool: str) -> None:
     assert refused(caught.value) == (409, "JobCompleted")
 
 
+@pytest.mark.as_user
 def test_named_user_is_accepted_and_shown(wire: Wire) -> None:
     accounts = [m.UserAccount(name="worker", password="secret", elevation_level="admin")]
     pool = wire.pool(1, user_accounts=accounts)

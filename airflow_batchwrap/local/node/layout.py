@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path, PurePosixPath
 
 from airflow_batchwrap.local.node.removal import remove, unlock, unlock_above
@@ -93,9 +95,12 @@ def leads_inside(path: Path, root: Path) -> bool:
     :return: False also for a link that leads to itself.
     """
     try:
-        return path.resolve().is_relative_to(root)
-    except (OSError, RuntimeError):
-        return False
+        # Path.resolve() says so by a RuntimeError, and since Python 3.13 not at all.
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+    return Path(os.path.realpath(path)).is_relative_to(root)
 
 
 def inside(root: Path, relative: str) -> Path:
