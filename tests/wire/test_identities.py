@@ -114,7 +114,7 @@ def test_identity_is_kept_and_not_shown(secure: LocalService) -> None:
     assert (first.client, first.secret, first.authority) == (again.client, again.secret, again.authority)
     assert first.secret not in repr(first)
     assert first.authority.key.hex() not in repr(first)
-    log = (secure.data / "secure.log").read_text()
+    log = (secure.data / "service.log").read_text()
     assert first.secret not in log
 
 
