@@ -116,7 +116,7 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
         return Throttled(
             f"Could not {doing}: the identity of connection {conn_id!r} could not sign in to {where}: "
             f"{_sign_in_reasons(error)}. Nobody has refused it, so this may pass. If it does not: check that this "
-            "machine has a managed identity or the variables of another one (AZURE_CLIENT_ID, AZURE_TENANT_ID, ...), "
+            "machine has a managed identity or the variables of another one (AZURE_CLIENT_ID and so on), "
             "and that the sign-in can be reached from here.",
             _retry_after(error),
         )

@@ -14,8 +14,8 @@ from airflow_batchwrap.local import tls as certificates
 from airflow_batchwrap.local.control.pace import PROFILES, Pace
 from airflow_batchwrap.local.faults import Faults, FaultsError
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
-from airflow_batchwrap.local.quotas import Quotas, QuotasError
 from airflow_batchwrap.local.identity import ROLES
+from airflow_batchwrap.local.quotas import Quotas, QuotasError
 from airflow_batchwrap.local.runner import LocalService
 
 app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)

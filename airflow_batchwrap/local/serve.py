@@ -11,20 +11,20 @@ import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import uvicorn
 
 from airflow_batchwrap.local.api.accesslog import AccessLog
-from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError
-from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.identity import Identity
+from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
 from airflow_batchwrap.local.state.store import StoreError
 from airflow_batchwrap.local.tls import TlsFiles
@@ -161,7 +161,7 @@ async def _serve(config: Config, home: Home, listener: socket.socket, log: TextI
     world = await open_world(config)
     server = _Server(
         uvicorn.Config(
-            create_app(world, AccessLog(Api(world), log) if log is not None else None),
+            create_app(world, partial(AccessLog, file=log)) if log is not None else create_app(world),
             log_config=None,
             access_log=False,
             server_header=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -80,11 +81,11 @@ async def close_world(world: World) -> None:
     await process.HELPER.close()
 
 
-def create_app(world: World, api: ASGIApp | None = None) -> ASGIApp:
+def create_app(world: World, noted: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> ASGIApp:
     """The application: the page at ``/``, the token endpoint, and the REST API.
 
     :param world: the state, alive.
-    :param api: what answers the REST API; by default nothing but the API itself.
+    :param noted: wraps what answers the REST API and requests for tokens.
     :return: the ASGI application.
     """
 
@@ -96,7 +97,7 @@ def create_app(world: World, api: ASGIApp | None = None) -> ASGIApp:
         return PlainTextResponse(_PAGE, headers={"Vary": "Accept"})
 
     pages = [Route("/", page), Route("/ui", page), Mount("/ui", app=Page(world))]
-    site, rest, sign_in = Starlette(routes=pages), api or Api(world), SignIn(world.config)
+    site, rest, sign_in = Starlette(routes=pages), noted(Api(world)), noted(SignIn(world.config))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         # Clients of the API do not pay for the page's routing.

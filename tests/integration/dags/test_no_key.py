@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
+import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +103,11 @@ def answer(method: str, url: str, authority: Path | None) -> int:
         return error.code
 
 
+def lines(log: Path, *words: str) -> list[str]:
+    """Return the lines of the access log that hold all of these words."""
+    return [line for line in log.read_text().splitlines() if all(f" {word} " in line for word in words)]
+
+
 def test_addresses_are_signed_by_a_delegation_key(hook: BatchWrapHook, connections: LocalService) -> None:
     hook.ensure_container("delegated")
     ref = hook.upload_bytes("delegated", "deep/ü x.txt", b"content")
@@ -115,6 +123,96 @@ def test_addresses_are_signed_by_a_delegation_key(hook: BatchWrapHook, connectio
     into = urllib.parse.urlsplit(write)._replace(path=urllib.parse.urlsplit(write).path + "/mine.txt").geturl()
     assert answer("PUT", into, authority) == 201
     assert answer("GET", into, authority) == 403
+
+
+def test_addresses_last_as_long_as_an_identity_can_sign_and_that_is_told_once(
+    hook: BatchWrapHook, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow_batchwrap.config import WorkflowConfig
+
+    def left(lifetime: timedelta) -> timedelta:
+        granted = dict(
+            urllib.parse.parse_qsl(urllib.parse.urlsplit(hook.container_sas_url("container", lifetime)).query)
+        )
+        return datetime.fromisoformat(granted["se"]) - datetime.now(UTC)
+
+    default = WorkflowConfig.from_dict({})
+    assert timedelta(days=6) < left(default.job_wall_clock + default.sas_extra) < timedelta(days=7)
+    assert "an identity, whose addresses" not in "".join(capfd.readouterr())
+    for _ in range(2):
+        assert timedelta(days=6) < left(timedelta(days=30)) < timedelta(days=7)
+    told = "".join(capfd.readouterr())
+    assert told.count("an identity, whose addresses last 7 days at most, and 30 days") == 1
+
+
+def test_one_delegation_key_signs_all_addresses(hook: BatchWrapHook) -> None:
+    hook.container_sas_url("container", timedelta(hours=1))
+    key = hook._delegated
+    hook.container_sas_url("container", timedelta(hours=2))
+    assert hook._delegated is key
+
+
+def test_sign_in_that_nobody_answers_is_tried_again(connections: LocalService, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow_batchwrap.exceptions import Throttled
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}/msi/token")
+        with pytest.raises(Throttled) as told:
+            BatchWrapHook().view_pool("none")
+    assert "'azure_batch_default' could not sign in" in str(told.value)
+    assert "ManagedIdentityCredential" in str(told.value)
+    assert connections.identity()["IDENTITY_HEADER"] not in str(told.value)
+
+
+def test_what_the_service_refuses_is_final(start_batch: StartBatch) -> None:
+    from airflow_batchwrap.exceptions import AccessDenied
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    start_batch("--role", "none")
+    with pytest.raises(AccessDenied, match=r"AuthorizationFailure.*roles of the identity"):
+        BatchWrapHook().view_pool("none")
+
+
+def test_second_refusal_of_a_fresh_token_is_final(start_batch: StartBatch) -> None:
+    from airflow_batchwrap.exceptions import AccessDenied
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    service = start_batch("--faults", "expire=1,expire-after=0")
+    log = service.data / "access.log"
+    log.write_text("")
+    with pytest.raises(AccessDenied, match="is earlier than current UTC time"):
+        BatchWrapHook().view_pool("none")
+    assert len(lines(log, "401", "get_pool")) == 2
+    assert len(lines(log, "200", "/msi/token")) == 2
+
+
+def test_container_that_is_there_will_do_where_none_may_be_created(
+    hook: BatchWrapHook, secure_azurite: tuple[Path, AzuriteService], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+    from airflow_batchwrap.exceptions import AccessDenied
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    azurite = secure_azurite[1]
+    hook.ensure_container("given")
+    for permission in (ContainerSasPermissions(read=True, list=True), ContainerSasPermissions(write=True)):
+        end = datetime.now(UTC) + timedelta(hours=1)
+        sas = generate_container_sas(
+            azurite.account, "given", account_key=azurite.key, permission=permission, expiry=end
+        )
+        conn = {"conn_type": "wasb", "host": azurite.url, "extra": {"sas_token": sas}}
+        monkeypatch.setenv("AIRFLOW_CONN_WASB_DEFAULT", json.dumps(conn))
+        narrow = BatchWrapHook()
+        if permission.list:
+            narrow.ensure_container("given")
+        else:
+            with pytest.raises(AccessDenied, match="create container 'given'"):
+                narrow.ensure_container("given")
+    with pytest.raises(AccessDenied, match="create container 'other'"):
+        narrow.ensure_container("other")
 
 
 def test_whole_run_with_an_identity_alone(
@@ -139,3 +237,36 @@ def test_whole_run_with_an_identity_alone(
     ):
         assert secret not in run.log
         assert secret not in json.dumps(run.xcoms)
+
+
+@pytest.mark.parametrize("faults", ["seed=3,sign-in=0.4,expire=1,expire-after=5"])
+def test_run_outlives_sign_ins_that_fail_and_tokens_that_expire(
+    run_workflow: Callable[..., Any], connections: LocalService, faults: str, tmp_path: Path
+) -> None:
+    log, gate = connections.data / "access.log", tmp_path / "gate"
+    log.write_text("")
+
+    def open_gate() -> None:
+        """Let the step go on once a token that it waits with was refused."""
+        deadline = time.monotonic() + 120
+        while not lines(log, "401", "get_task") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        gate.touch()
+
+    watching = threading.Thread(target=open_gate)
+    watching.start()
+    step = f"""
+        import os, time
+
+        def do_action(engine, name):
+            while not os.path.exists({str(gate)!r}):
+                time.sleep(0.1)
+            return open(name).read()
+    """
+    run = run_workflow({"1_wait.py": step}, ARGUMENTS.format(tmp_path / "out"), inputs={"in.txt": "the input"})
+    watching.join()
+    assert run.state == "success", run.log
+    assert run.xcoms["w.1_wait"] == "the input"
+    assert lines(log, "401", "get_task")
+    failed = [line for line in lines(log, "GET", "/msi/token") if " 200 " not in line]
+    assert {line.split()[1] for line in failed} == {"500", "-"}
