@@ -31,5 +31,5 @@ class Patience:
 
 
 def said_of(error: Exception) -> str:
-    """Return a failed look as the log has it; the text of what nobody thought of may hold a secret, so its kind alone."""
+    """Return a failed look as the log has it; of what nobody thought of its kind alone, as its text may be secret."""
     return str(error) if isinstance(error, BatchWrapError) else f"A look failed: {type(error).__name__}"
