@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -108,6 +109,14 @@ def lines(log: Path, *words: str) -> list[str]:
     return [line for line in log.read_text().splitlines() if all(f" {word} " in line for word in words)]
 
 
+def count(log: Path, expected: int, *words: str) -> int:
+    """Count such lines, once there are as many as are expected: one is written just after its answer was sent."""
+    deadline = time.monotonic() + 10
+    while len(lines(log, *words)) < expected and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return len(lines(log, *words))
+
+
 def test_addresses_are_signed_by_a_delegation_key(hook: BatchWrapHook, connections: LocalService) -> None:
     hook.ensure_container("delegated")
     ref = hook.upload_bytes("delegated", "deep/ü x.txt", b"content")
@@ -184,8 +193,35 @@ def test_second_refusal_of_a_fresh_token_is_final(start_batch: StartBatch) -> No
     log.write_text("")
     with pytest.raises(AccessDenied, match="is earlier than current UTC time"):
         BatchWrapHook().view_pool("none")
-    assert len(lines(log, "401", "get_pool")) == 2
-    assert len(lines(log, "200", "/msi/token")) == 2
+    assert count(log, 2, "401", "get_pool") == 2
+    assert count(log, 2, "200", "/msi/token") == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_token_that_ends_under_a_client_is_asked_for_anew(start_batch: StartBatch, asynchronous: bool) -> None:
+    from airflow_batchwrap.hooks.batch import BatchWrapHook
+
+    service = start_batch("--faults", "expire=1,expire-after=3")
+    log, hook = service.data / "access.log", BatchWrapHook()
+    log.write_text("")
+    deadline = time.monotonic() + 60
+
+    def is_over() -> bool:
+        """Tell whether a token was refused; every look has succeeded until then."""
+        assert time.monotonic() < deadline
+        return bool(lines(log, "401", "get_pool"))
+
+    async def look() -> None:
+        async with hook.async_batch(retries=False) as client:
+            while not is_over():
+                await hook.aview_pool(client, "none")
+
+    if asynchronous:
+        asyncio.run(look())
+    while not is_over():
+        hook.view_pool("none")
+    assert count(log, 1, "401", "get_pool") == 1
+    assert count(log, 2, "200", "/msi/token") == 2
 
 
 def test_container_that_is_there_will_do_where_none_may_be_created(
