@@ -24,9 +24,10 @@ from airflow_batchwrap.local.home import Home
 from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.runner import LocalService
 from airflow_batchwrap.local.wire.tokens import Authority
+from tests.support.trusting import trust
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 BATCH = "https://batch.core.windows.net/"
 Launch = Callable[..., LocalService]
@@ -45,8 +46,7 @@ def over_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]
 @pytest.fixture
 def secure(over_tls: LocalService, monkeypatch: pytest.MonkeyPatch) -> LocalService:
     """The service, whose identity is that of this process."""
-    for name, value in over_tls.identity().items():
-        monkeypatch.setenv(name, value)
+    trust(monkeypatch, over_tls)
     return over_tls
 
 
@@ -57,8 +57,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launch]:
 
     def begin(*arguments: str) -> LocalService:
         begun.append(runner.launch(tmp_path / f"data-{len(begun)}", ["--tls", *arguments]))
-        for name, value in begun[-1].identity().items():
-            monkeypatch.setenv(name, value)
+        trust(monkeypatch, begun[-1])
         return begun[-1]
 
     yield begin

@@ -23,7 +23,7 @@ from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.runner import LocalService
 
 if TYPE_CHECKING:
-    from tests.wire.conftest import Wire
+    from tests.support.wire import Wire
 
 Launch = Callable[..., LocalService]
 

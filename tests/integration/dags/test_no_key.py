@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.polling import until
+from tests.support.trusting import trust
+
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
@@ -68,8 +71,7 @@ def start_batch(
 
     def start(*arguments: str) -> LocalService:
         begun.append(runner.launch(data, ["--tls", "--access-log", str(data / "access.log"), *arguments]))
-        for name, value in begun[-1].identity().items():
-            monkeypatch.setenv(name, value)
+        trust(monkeypatch, begun[-1])
         batch = {"conn_type": "azure_batch", "extra": {"account_url": begun[-1].url}}
         monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps(batch))
         monkeypatch.setenv("AIRFLOW_CONN_WASB_DEFAULT", json.dumps({"conn_type": "wasb", "host": azurite.url}))
@@ -111,9 +113,7 @@ def lines(log: Path, *words: str) -> list[str]:
 
 def count(log: Path, expected: int, *words: str) -> int:
     """Count such lines, once there are as many as are expected: one is written just after its answer was sent."""
-    deadline = time.monotonic() + 10
-    while len(lines(log, *words)) < expected and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: len(lines(log, *words)) >= expected, f"{expected} lines with {words} in the access log")
     return len(lines(log, *words))
 
 
@@ -284,10 +284,10 @@ def test_run_outlives_sign_ins_that_fail_and_tokens_that_expire(
 
     def open_gate() -> None:
         """Let the step go on once a token that it waits with was refused."""
-        deadline = time.monotonic() + 120
-        while not lines(log, "401", "get_task") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        gate.touch()
+        try:
+            until(lambda: lines(log, "401", "get_task"), "a token that was refused", timeout=120)
+        finally:
+            gate.touch()
 
     watching = threading.Thread(target=open_gate)
     watching.start()
