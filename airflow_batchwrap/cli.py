@@ -42,6 +42,8 @@ app = typer.Typer(
 Dags = Annotated[Path | None, typer.Option("--dags", help="Folder of DAG files. Default: ./dags.", show_default=False)]
 State = Annotated[Path, typer.Option("--state", help="Folder for databases, blobs, nodes, logs and results.")]
 
+Tls = Annotated[bool, typer.Option("--tls", help="TLS, and a managed identity in place of account keys.")]
+
 
 def _console() -> Console:
     from rich.console import Console
@@ -70,11 +72,12 @@ def demo(
     dags: Dags = None,
     state: State = STATE,
     timeout: Annotated[float, typer.Option("--timeout", help="Seconds that the run may take.")] = 600.0,
+    tls: Tls = False,
 ) -> None:
     """Run a DAG once on a real Airflow with local services, show what came of it, and stop everything."""
     from airflow_batchwrap.stack import demo as runner
 
-    runner.run(runner.DemoOptions(dag, dags, state, keep, timeout), _console())
+    runner.run(runner.DemoOptions(dag, dags, state, keep, timeout, tls), _console())
 
 
 @app.command()
@@ -86,11 +89,12 @@ def up(
         "127.0.0.1"
     ),
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop everything at the end.")] = False,
+    tls: Tls = False,
 ) -> None:
     """Start Airflow and the local services, and leave them running."""
     from airflow_batchwrap.stack import up as runner
 
-    options = runner.UpOptions(dags, state, port, host)
+    options = runner.UpOptions(dags, state, port, host, tls)
     start = runner.up_and_wait if foreground else runner.up
     start(options, _console())
 

@@ -4,6 +4,7 @@
 
     BatchWrapError
     ├── ConfigError      fix the set-up: nothing was run
+    │   └── AccessDenied the service refuses the credentials: fix them, or the roles of the identity
     ├── PoolError        fix the pool: it cannot be had, or its nodes cannot work
     ├── StepFailed       fix the step's code: it ran and did not succeed
     │   └── StepTimeout  give the step more time, or less to do
@@ -25,6 +26,14 @@ class BatchWrapError(Exception):
 
 class ConfigError(BatchWrapError):
     """The set-up is wrong: a file, an argument, a connection. Trying again gives the same answer."""
+
+
+class AccessDenied(ConfigError):
+    """The service refuses the credentials, or what they may do (401, 403).
+
+    While work runs already this is borne for a while: a role that was just granted takes minutes to be known, and a
+    service that is being changed may refuse everybody.
+    """
 
 
 class PoolError(BatchWrapError):

@@ -28,6 +28,10 @@ _CHUNK = 4 * 1024 * 1024  # bytes
 _DELEGATION_DAYS = 7
 _CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
 _COPY_TIMEOUT = 600.0  # seconds
+# By how much an address may outlive an identity's signature before anybody needs to know. The default lifetime is the
+# longest life of a job and a day, which is to spare; the key is up to an hour old, and its start a little earlier.
+_SPARE = timedelta(days=1, hours=2)
+_FORBIDDEN = 403
 
 T = TypeVar("T")
 
@@ -36,6 +40,7 @@ class BlobCalls:
     """The part of BatchWrapHook that deals with Blob."""
 
     _delegated: tuple[UserDelegationKey, datetime, datetime] | None = None
+    _told_of_short_life = False
 
     if TYPE_CHECKING:
         wasb_conn_id: str
@@ -51,8 +56,8 @@ class BlobCalls:
     # --- containers
 
     def ensure_container(self, name: str) -> None:
-        """Create a container unless it is there."""
-        from azure.core.exceptions import ResourceExistsError
+        """Create a container unless it is there. One that is there will do where none may be created."""
+        from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
         from airflow_batchwrap.hooks.errors import code_of
 
@@ -62,6 +67,20 @@ class BlobCalls:
             except ResourceExistsError as error:
                 if code_of(error) != "ContainerAlreadyExists":
                     raise
+            except HttpResponseError as error:
+                if error.status_code != _FORBIDDEN or not self._can_see(name):
+                    raise
+
+    def _can_see(self, container: str) -> bool:
+        """Tell whether a container is there, as far as the connection may see: by its properties, or by its list."""
+        from azure.core.exceptions import HttpResponseError
+
+        client = self.blobs.get_container_client(container)
+        for look in (client.get_container_properties, lambda: next(client.list_blobs(results_per_page=1), None)):
+            with suppress(HttpResponseError):
+                look()
+                return True
+        return False
 
     # --- uploads, addressed by content
 
@@ -219,10 +238,12 @@ class BlobCalls:
             return {"account_key": key, **bounds}
         if hasattr(credential, "get_token"):
             key, expiry = self._delegation_key()
-            if now + lifetime - expiry > timedelta(days=1):
+            if now + lifetime - expiry > _SPARE and not self._told_of_short_life:
+                self._told_of_short_life = True
                 self.log.warning(
                     "Connection %r is an identity, whose addresses last %s days at most, and %s were asked for: what "
-                    "takes longer loses its results. Lower step_timeout and job_wall_clock, or use an account key.",
+                    "begins or ends later than that loses its inputs or results. Lower job_wall_clock and sas_extra, "
+                    "or use an account key.",
                     self.wasb_conn_id,
                     _DELEGATION_DAYS,
                     lifetime,

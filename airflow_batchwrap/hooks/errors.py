@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, Throttled
+from airflow_batchwrap.exceptions import AccessDenied, BatchWrapError, ConfigError, NoCapacity, Throttled
 
 # What a used-up quota is of: codes of answers, and of resize errors.
 # https://learn.microsoft.com/rest/api/batchservice/batch-status-and-error-codes
@@ -38,6 +38,9 @@ _REMEDIES = {
     "RequestBodyTooLarge": "Pass large values from step to step or as inputs, not as arguments.",
 }
 _BUSY = {408, 429, 500, 502, 503, 504}
+_DENIED = {401, 403}
+# Lines of azure-identity's errors that tell no reason.
+_ADVICE = ("Visit https://", "To mitigate this issue", "Attempted credentials:")
 
 
 def is_capacity(code: str, text: str = "") -> bool:
@@ -109,8 +112,16 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
             f"Could not {doing}: {where} of connection {conn_id!r} does not answer: {said}. "
             "Check that the address in the connection is right and that the service is up."
         )
-    if isinstance(error, azure.ClientAuthenticationError) or status in (401, 403):
-        return ConfigError(
+    if isinstance(error, azure.ClientAuthenticationError) and status not in _DENIED:
+        return Throttled(
+            f"Could not {doing}: the identity of connection {conn_id!r} could not sign in to {where}: "
+            f"{_sign_in_reasons(error)}. Nobody has refused it, so this may pass. If it does not: check that this "
+            "machine has a managed identity or the variables of another one (AZURE_CLIENT_ID and so on), "
+            "and that the sign-in can be reached from here.",
+            _retry_after(error),
+        )
+    if status in _DENIED:
+        return AccessDenied(
             f"Could not {doing}: {where} refused the credentials of connection {conn_id!r}"
             f" ({code or status}): {said}. Check the account name and key, or the roles of the identity, there;"
             " a clock that is off by more than 15 minutes gives the same answer."
@@ -127,6 +138,12 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
     label = code or status or type(error).__name__
     remedy = _REMEDIES.get(code) or f"Check what was asked for, and connection {conn_id!r}."
     return ConfigError(f"Could not {doing}: {where} answered {label}: {said}. {remedy}")
+
+
+def _sign_in_reasons(error: BaseException) -> str:
+    """Return why no token could be had: of a chain of credentials, what each of them says."""
+    lines = [line.strip().rstrip(".") for line in str(getattr(error, "message", None) or error).splitlines()]
+    return scrub("; ".join(line for line in lines if line and not line.startswith(_ADVICE)))[:1500]
 
 
 def _retry_after(error: BaseException) -> float | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from airflow_batchwrap.local import runner
+from airflow_batchwrap.local import tls as certificates
 from airflow_batchwrap.local.control.pace import PROFILES, Pace
 from airflow_batchwrap.local.faults import Faults, FaultsError
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
+from airflow_batchwrap.local.identity import ROLES
 from airflow_batchwrap.local.quotas import Quotas, QuotasError
+from airflow_batchwrap.local.runner import LocalService
 
 app = typer.Typer(no_args_is_help=True, help="The local Azure Batch service.", pretty_exceptions_enable=False)
 
@@ -29,6 +33,13 @@ TimeScale = Annotated[
 Capacity = Annotated[int | None, typer.Option(min=0, help="Nodes that are to be had, over all pools.")]
 FaultSpec = Annotated[str, typer.Option(help="What goes wrong on purpose, such as seed=7,503=0.1,drop=0.02.")]
 RequestTime = Annotated[float, typer.Option(min=0.05, help="How long a request may take to arrive, in seconds.")]
+Tls = Annotated[bool, typer.Option("--tls", help="Speak TLS, with a certificate of the directory's own authority.")]
+Cert = Annotated[Path | None, typer.Option(help="Speak TLS with this certificate (PEM) in place of an own one.")]
+CertKey = Annotated[Path | None, typer.Option(help="The private key of --cert (PEM).")]
+Trust = Annotated[
+    list[Path] | None, typer.Option(help="Certificate of an authority that nodes trust when they transfer files.")
+]
+Role = Annotated[str, typer.Option(help="What the managed identity may do: contributor, submitter, reader or none.")]
 AccessLog = Annotated[Path | None, typer.Option(help="File for a line about each request, without its query.")]
 Quota = Annotated[str, typer.Option(help="What the account may have, such as jobs=10,pools=5,cores=20,spot-cores=8.")]
 
@@ -68,6 +79,27 @@ def _quotas(text: str) -> Quotas:
         raise _fail(error) from None
 
 
+def _check(role: str, tls: bool, cert: Path | None, cert_key: Path | None, trust: list[Path]) -> None:
+    if role not in ROLES:
+        raise _fail(f"There is no role {role!r}: give one of {', '.join(ROLES)}.")
+    if (cert is None) != (cert_key is None):
+        raise _fail("Give --cert and --cert-key together: a certificate and its private key.")
+    if tls and cert:
+        raise _fail("Give --tls or --cert, not both: --tls makes a certificate of its own.")
+    for path in trust:
+        try:
+            ssl.create_default_context(cafile=path)
+        except (OSError, ssl.SSLError):
+            raise _fail(f"--trust {path} holds no certificate that can be read: give a file in PEM.") from None
+
+
+def _tell(service: LocalService) -> None:
+    typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
+    if service.authority:
+        typer.echo(f"Certificate authority: {service.authority}")
+    typer.echo(f"Page: {Home(service.data).page(service.url)}")
+
+
 @app.command()
 def serve(
     data: Data,
@@ -83,6 +115,11 @@ def serve(
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
     access_log: AccessLog = None,
+    tls: Tls = False,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    trust: Trust = None,
+    role: Role = "contributor",
 ) -> None:
     """Serve in the foreground, until SIGINT, SIGTERM or SIGHUP."""
     from airflow_batchwrap.local import serve as serving
@@ -92,13 +129,18 @@ def serve(
     pace = _pace(profile, time_scale)
     wrong = _faults(faults)
     limits = _quotas(quota)
+    _check(role, tls, cert, cert_key, trust or [])
     try:
         home = Home.make(data)
         with home.lock():
             kept = home.key(given)
+            files = certificates.own(cert, cert_key) if cert and cert_key else None
+            files = certificates.make(home, *certificates.own_names(host)) if tls else files
             listener = serving.listen(host, port)
-            address = f"http://{host}:{listener.getsockname()[1]}"
+            address = f"{'https' if files else 'http'}://{host}:{listener.getsockname()[1]}"
             typer.echo(f"Local Batch service: {address}, account {account}, data {home.path}")
+            if files and files.authority:
+                typer.echo(f"Certificate authority: {files.authority}")
             # Without the token: what is written here may end in a log.
             typer.echo(f"Page: {address}/ui/ (its address with the token: batchwrap local status --data {home.path})")
             serving.serve(
@@ -113,6 +155,9 @@ def serve(
                 faults=wrong,
                 request_time=request_time,
                 access_log=access_log,
+                tls=files,
+                trusted=[path.absolute() for path in trust or ()],
+                role=role,
             )
     except HomeError as error:
         raise _fail(error) from None
@@ -133,6 +178,11 @@ def start(
     faults: FaultSpec = "",
     request_time: RequestTime = 30.0,
     access_log: AccessLog = None,
+    tls: Tls = False,
+    cert: Cert = None,
+    cert_key: CertKey = None,
+    trust: Trust = None,
+    role: Role = "contributor",
 ) -> None:
     """Serve in the background; return once the service answers."""
     given = _key(key, dev_key, host)
@@ -141,6 +191,10 @@ def start(
     arguments += ["--profile", profile, "--time-scale", str(time_scale)]
     _faults(faults)
     arguments += ["--faults", faults, "--request-time", str(request_time)]
+    _check(role, tls, cert, cert_key, trust or [])
+    arguments += ["--role", role, *(["--tls"] if tls else [])]
+    for name, path in (("--cert", cert), ("--cert-key", cert_key), *(("--trust", each) for each in trust or ())):
+        arguments += [] if path is None else [name, str(path.absolute())]
     if access_log:
         arguments += ["--access-log", str(access_log.absolute())]
     _quotas(quota)
@@ -153,8 +207,7 @@ def start(
         service = runner.launch(data, [*arguments, *(["--dev-key"] if dev_key else [])])
     except (HomeError, runner.LocalServiceError) as error:
         raise _fail(error) from None
-    typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
-    typer.echo(f"Page: {Home(service.data).page(service.url)}")
+    _tell(service)
 
 
 @app.command()
@@ -176,5 +229,4 @@ def status(data: Data) -> None:
     service = runner.attach(data)
     if service is None:
         raise _fail(f"No local Batch service runs on {data}.")
-    typer.echo(f"{service.url} account {service.account} process {service.pid} data {service.data}")
-    typer.echo(f"Page: {Home(service.data).page(service.url)}")
+    _tell(service)

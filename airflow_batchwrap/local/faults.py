@@ -12,6 +12,8 @@ KINDS = {
     "preempt": "share of the commands started on a spot node that cost it the node",
     "download": "share of the resource files that cannot be downloaded",
     "allocation": "share of the resizes that get none of the nodes that are missing",
+    "sign-in": "share of the requests for a token that are answered 500, or whose connection is cut",
+    "expire": "share of the tokens that Batch takes for expired soon after they were given out",
 }
 
 
@@ -29,6 +31,7 @@ class Faults:
     :param counts: in place of a share, how often it goes wrong before it never does again.
     :param seed: where the random numbers begin.
     :param retry_after: what Retry-After says, in seconds.
+    :param expire_after: how long a token is good for that expires early, in seconds.
     """
 
     def __init__(
@@ -37,11 +40,12 @@ class Faults:
         seed: int = 0,
         retry_after: int = 1,
         counts: dict[str, int] | None = None,
+        expire_after: int = 1,
     ) -> None:
         self._counts = dict(counts or {})
         self.rates = {kind: rate for kind, rate in (rates or {}).items() if rate > 0}
-        self.retry_after = retry_after
-        self._dice = {kind: random.Random(f"{seed}:{kind}") for kind in (*KINDS, "after")}  # noqa: S311 - no secrets
+        self.retry_after, self.expire_after = retry_after, expire_after
+        self._dice = {kind: random.Random(f"{seed}:{kind}") for kind in (*KINDS, "after", "how")}  # noqa: S311 - no secrets
 
     @classmethod
     def parse(cls, text: str) -> Faults:
@@ -53,7 +57,7 @@ class Faults:
         """
         rates: dict[str, float] = {}
         counts: dict[str, int] = {}
-        others = {"seed": 0, "retry-after": 1}
+        others = {"seed": 0, "retry-after": 1, "expire-after": 1}
         for part in filter(None, (part.strip() for part in text.split(","))):
             name, _, value = part.partition("=")
             try:
@@ -71,7 +75,7 @@ class Faults:
                 raise FaultsError(f"The fault {part!r} cannot be read: it is a name, '=' and a number.") from None
             if not 0 <= rates.get(name, 0) <= 1 or counts.get(name, 0) < 0:
                 raise FaultsError(f"The fault {part!r} is no share: give a number from 0 to 1, or a count such as 2x.")
-        return cls(rates, others["seed"], others["retry-after"], counts)
+        return cls(rates, others["seed"], others["retry-after"], counts, others["expire-after"])
 
     def __bool__(self) -> bool:
         """Whether anything can go wrong."""
@@ -100,3 +104,12 @@ class Faults:
         if cut:
             return "cut" if self._dice["after"].random() < 0.5 else "cut after"
         return "503" if busy else "429" if throttled else ""
+
+    def sign_in(self) -> str:
+        """What becomes of a request for a token.
+
+        :return: empty for nothing; ``500``; ``cut`` for a connection that is cut.
+        """
+        if not self.strikes("sign-in"):
+            return ""
+        return "cut" if self._dice["how"].random() < 0.5 else "500"

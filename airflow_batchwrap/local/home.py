@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ class Home:
                 base64.b64decode(given, validate=True)
             except ValueError:
                 raise HomeError("The key is not in base64: give one that is, or none for a random one.") from None
-            self._write("key", given, replace=True)
+            self.write("key", given, replace=True)
         elif not path.exists():
-            self._write("key", base64.b64encode(secrets.token_bytes(64)).decode(), replace=False)
+            self.write("key", base64.b64encode(secrets.token_bytes(64)).decode(), replace=False)
         return path.read_text().strip()
 
     def token(self) -> str:
@@ -96,7 +96,7 @@ class Home:
         path = self.path / "page-token"
         # One that is too short to be ours (an empty file) would open the page to anybody.
         if not path.exists() or len(path.read_text().strip()) < TOKEN_LENGTH:
-            self._write("page-token", secrets.token_urlsafe(32), replace=path.exists())
+            self.write("page-token", secrets.token_urlsafe(32), replace=path.exists())
         return path.read_text().strip()
 
     def page(self, url: str) -> str:
@@ -107,14 +107,16 @@ class Home:
         """
         return f"{url}/ui/?token={self.token()}"
 
-    def note(self, pid: int, url: str, account: str) -> None:
+    def note(self, pid: int, url: str, account: str, authority: Path | None = None) -> None:
         """Note the service that runs here.
 
         :param pid: its process id.
         :param url: its address.
         :param account: its account's name.
+        :param authority: the certificate that its clients have to trust; None without TLS, or where it is not known.
         """
-        self._write("service.json", json.dumps({"pid": pid, "url": url, "account": account}), replace=True)
+        told = {"pid": pid, "url": url, "account": account, "authority": str(authority) if authority else None}
+        self.write("service.json", json.dumps(told), replace=True)
 
     def read_note(self) -> dict[str, Any] | None:
         """The note of the service that runs, or ran, here.
@@ -148,7 +150,25 @@ class Home:
             os.close(descriptor)
         return False
 
-    def _write(self, name: str, text: str, *, replace: bool) -> None:
+    def kept(self, name: str, fresh: Callable[[], str]) -> str:
+        """A secret of this directory, made the first time.
+
+        :param name: the file's name.
+        :param fresh: makes it.
+        :return: the secret.
+        """
+        path = self.path / name
+        if not path.exists():
+            self.write(name, fresh(), replace=False)
+        return path.read_text().strip()
+
+    def write(self, name: str, text: str, *, replace: bool) -> None:
+        """Write a file, readable for its owner alone, that is there whole or not at all.
+
+        :param name: the file's name.
+        :param text: what it holds; a line's end is added.
+        :param replace: whether to take the place of a file that is there; else that one stays.
+        """
         partial = self.path / f".{name}.{secrets.token_hex(8)}"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

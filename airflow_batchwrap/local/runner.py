@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import signal
+import ssl
 import sys
 import time
 import urllib.error
@@ -34,6 +35,8 @@ class LocalService:
     :param key: its account's key in base64.
     :param pid: its process id.
     :param data: its data directory.
+    :param authority: the certificate that its clients have to trust; None without TLS, or with a certificate of
+        somebody else's.
     """
 
     url: str
@@ -41,6 +44,18 @@ class LocalService:
     key: str = field(repr=False)
     pid: int
     data: Path
+    authority: Path | None = None
+
+    def identity(self) -> dict[str, str]:
+        """Return what lets azure-identity sign in as the directory's managed identity: environment variables.
+
+        With TLS, those that name the authority are among them. One of them is a secret.
+        """
+        from airflow_batchwrap.local.identity import PATH, Identity
+
+        found = Identity.of(Home(self.data))
+        variables = {"IDENTITY_ENDPOINT": self.url + PATH, "IDENTITY_HEADER": found.secret}
+        return variables | trust(self.authority) if self.authority else variables
 
     def stop(self, timeout: float = 30) -> None:
         """Stop it with all of its tasks' processes; one that is gone already is no error.
@@ -64,6 +79,14 @@ class LocalService:
                     f"The local Batch service (process {self.pid}) did not stop within {timeout:g} s and was killed."
                 )
             time.sleep(_LOOK)
+
+
+def trust(authority: Path) -> dict[str, str]:
+    """Return what lets Azure's clients trust an authority, and no other: environment variables.
+
+    :param authority: its certificate. requests reads the first of the variables, aiohttp and httpx the second.
+    """
+    return {"REQUESTS_CA_BUNDLE": str(authority), "SSL_CERT_FILE": str(authority)}
 
 
 def start(
@@ -132,13 +155,18 @@ def attach(data: Path) -> LocalService | None:
         base64.b64decode(key, validate=True)
     except (OSError, ValueError):
         return None
-    return LocalService(note["url"], note["account"], key, int(note["pid"]), home.path)
+    authority = Path(note["authority"]) if note.get("authority") else None
+    return LocalService(note["url"], note["account"], key, int(note["pid"]), home.path, authority)
 
 
 def _answers(url: str) -> bool:
     try:
+        # Whether anything answers at this address, and nothing is told it: who it is does not matter here.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         # No proxy: this is a loopback address.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        https = urllib.request.HTTPSHandler(context=context)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
         with opener.open(url, timeout=5) as answer:
             return int(answer.status) == 200
     except (OSError, urllib.error.URLError):

@@ -10,22 +10,24 @@ import ipaddress
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import uvicorn
 
 from airflow_batchwrap.local.api.accesslog import AccessLog
-from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError
+from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
 from airflow_batchwrap.local.state.store import StoreError
+from airflow_batchwrap.local.tls import TlsFiles
 
 try:
     import uvloop
@@ -96,6 +98,9 @@ def serve(
     faults: Faults | None = None,
     request_time: float = Connection.request_time,
     access_log: Path | None = None,
+    tls: TlsFiles | None = None,
+    trusted: Sequence[Path] = (),
+    role: str = "contributor",
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; all of the tasks' processes are ended then.
 
@@ -110,11 +115,16 @@ def serve(
     :param faults: what goes wrong on purpose.
     :param request_time: how long a request may take to arrive, in seconds.
     :param access_log: a file for a line about each request.
+    :param tls: what to speak TLS with; None for plain HTTP.
+    :param trusted: certificates of more authorities that the nodes trust when they transfer files.
+    :param role: of the managed identity on the account.
     :raises HomeError: the state in the data directory cannot be read, or the access log cannot be written.
     """
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{port}"
+    url = f"{'https' if tls else 'http'}://{shown}:{port}"
+    if tls and tls.authority:
+        trusted = (tls.authority, *trusted)
     names = {shown, "localhost"} if is_loopback(host) else {shown, "localhost", "127.0.0.1", socket.gethostname()}
     config = Config(
         data=home.path,
@@ -126,6 +136,8 @@ def serve(
         capacity=capacity,
         quotas=quotas or Quotas(),
         faults=faults or Faults(),
+        identity=Identity.of(home, role, faults),
+        trusted=tuple(trusted),
     )
     Connection.request_time = request_time
     try:
@@ -135,7 +147,7 @@ def serve(
         raise HomeError(f"The access log {access_log} cannot be written: {error.strerror}.") from None
     try:
         with asyncio.Runner(loop_factory=_LOOP) as loop:
-            loop.run(_serve(config, home, listener, log))
+            loop.run(_serve(config, home, listener, log, tls))
     except StoreError as error:
         raise HomeError(str(error)) from None
     finally:
@@ -145,11 +157,11 @@ def serve(
             log.close()
 
 
-async def _serve(config: Config, home: Home, listener: socket.socket, log: TextIO | None) -> None:
+async def _serve(config: Config, home: Home, listener: socket.socket, log: TextIO | None, tls: TlsFiles | None) -> None:
     world = await open_world(config)
     server = _Server(
         uvicorn.Config(
-            create_app(world, AccessLog(Api(world), log) if log is not None else None),
+            create_app(world, partial(AccessLog, file=log)) if log is not None else create_app(world),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -160,6 +172,8 @@ async def _serve(config: Config, home: Home, listener: socket.socket, log: TextI
             lifespan="off",
             http=Connection,
             ws="none",
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
         )
     )
     loop = asyncio.get_running_loop()
@@ -168,7 +182,7 @@ async def _serve(config: Config, home: Home, listener: socket.socket, log: TextI
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
     # The port is open already: whoever reads this note and connects is answered as soon as the server runs.
-    home.note(os.getpid(), config.url, config.account)
+    home.note(os.getpid(), config.url, config.account, tls.authority if tls else None)
     try:
         await server.serve(sockets=[listener])
     finally:

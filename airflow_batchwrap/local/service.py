@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -10,8 +11,10 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from airflow_batchwrap.local import identity
 from airflow_batchwrap.local.api import jobs
 from airflow_batchwrap.local.api.app import Api
+from airflow_batchwrap.local.api.signin import SignIn
 from airflow_batchwrap.local.control import recovery
 from airflow_batchwrap.local.control.autoscaler import Autoscaler
 from airflow_batchwrap.local.control.boots import Boots
@@ -78,11 +81,11 @@ async def close_world(world: World) -> None:
     await process.HELPER.close()
 
 
-def create_app(world: World, api: ASGIApp | None = None) -> ASGIApp:
-    """The application: the page at ``/``, and the REST API.
+def create_app(world: World, noted: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> ASGIApp:
+    """The application: the page at ``/``, the token endpoint, and the REST API.
 
     :param world: the state, alive.
-    :param api: what answers the REST API; by default nothing but the API itself.
+    :param noted: wraps what answers the REST API and requests for tokens.
     :return: the ASGI application.
     """
 
@@ -94,11 +97,12 @@ def create_app(world: World, api: ASGIApp | None = None) -> ASGIApp:
         return PlainTextResponse(_PAGE, headers={"Vary": "Accept"})
 
     pages = [Route("/", page), Route("/ui", page), Mount("/ui", app=Page(world))]
-    site, rest = Starlette(routes=pages), api or Api(world)
+    site, rest, sign_in = Starlette(routes=pages), noted(Api(world)), noted(SignIn(world.config))
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         # Clients of the API do not pay for the page's routing.
-        at_page = scope["path"] in ("/", "/ui") or scope["path"].startswith("/ui/")
-        await (site if at_page else rest)(scope, receive, send)
+        path = scope["path"]
+        at_page = path in ("/", "/ui") or path.startswith("/ui/")
+        await (site if at_page else sign_in if path == identity.PATH else rest)(scope, receive, send)
 
     return app

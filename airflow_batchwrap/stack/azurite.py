@@ -7,18 +7,23 @@ import http.client
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
 from airflow_batchwrap.stack import process
 from airflow_batchwrap.stack.paths import cache_dir
+
+if TYPE_CHECKING:
+    from airflow_batchwrap.local.tls import TlsFiles
 
 ACCOUNT = "devstoreaccount1"
 # The key that every Azurite and every Azure SDK knows: published in Azurite's README under "Default Storage Account".
@@ -31,7 +36,7 @@ _INSTALL_TIMEOUT = 600.0
 # Azurite closes idle connections after 5 s unless told otherwise, sooner than its clients do, and a request that meets
 # the closing fails. This is longer than aiohttp's 15 s and than any pause of a run here.
 _KEEP_ALIVE_SECONDS = 120
-_LISTENS = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
+_LISTENS = re.compile(r"successfully listens on https?://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,8 @@ class AzuriteService:
     @property
     def connection_string(self) -> str:
         """What azure-storage-blob's `from_connection_string` takes. It holds the key."""
-        return (
-            f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
-        )
+        account = f"AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
+        return f"DefaultEndpointsProtocol={self.url.partition(':')[0]};{account}"
 
     def stop(self) -> None:
         """Stop it, and remove its data where they were temporary. Stopping it twice does no harm."""
@@ -68,13 +72,17 @@ class AzuriteService:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def start(data: Path | None, *, port: int = 0, log: Path | None = None, timeout: float = 30) -> AzuriteService:
+def start(
+    data: Path | None, *, port: int = 0, log: Path | None = None, timeout: float = 30, tls: TlsFiles | None = None
+) -> AzuriteService:
     """Start Azurite's blob service on loopback, in a session of its own, and wait until it answers.
 
     :param data: the folder that keeps its blobs; None for a temporary one, removed by `stop()`.
     :param port: the port; 0 for a free one, which Azurite takes from the system itself.
     :param log: the file for its output; by default `azurite.log` beside the data folder.
     :param timeout: seconds that it is given to answer, after a first installation.
+    :param tls: what it speaks TLS with, and takes the tokens of identities then; None for plain HTTP and keys alone. It
+        looks at a token's audience, issuer and times, and not at its signature.
     :return: the running service.
     :raises ConfigError: if it could not be installed, or the port is taken.
     :raises BatchWrapError: if it did not start.
@@ -88,20 +96,23 @@ def start(data: Path | None, *, port: int = 0, log: Path | None = None, timeout:
     # --loose and --skipApiVersionCheck: today's azure-storage-blob sends an API version unknown to this Azurite.
     options = ["--silent", "--loose", "--skipApiVersionCheck", "--disableTelemetry", "--blobHost", "127.0.0.1"]
     options += ["--blobPort", str(port), "--blobKeepAliveTimeout", str(_KEEP_ALIVE_SECONDS), "--location", str(folder)]
+    if tls is not None:
+        options += ["--oauth", "basic", "--cert", str(tls.certificate), "--key", str(tls.key)]
     # Azurite reads its accounts from the environment, where there are any.
     env = {name: value for name, value in os.environ.items() if not name.startswith("AZURITE_")}
     pid = process.spawn([str(node), str(entry), *options], log=log, env=env, cwd=folder)
     identity = process.ProcessId.of(pid)
     service = AzuriteService("", pid, log, _identity=identity, _temporary=temporary)
     try:
-        url = f"http://127.0.0.1:{_wait_for_port(service, offset, port, timeout)}/{ACCOUNT}"
+        found = _wait_for_port(service, offset, port, timeout, secure=tls is not None)
+        url = f"{'http' if tls is None else 'https'}://127.0.0.1:{found}/{ACCOUNT}"
     except BaseException:
         service.stop()
         raise
     return AzuriteService(url, pid, log, _identity=identity, _temporary=temporary)
 
 
-def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: float) -> int:
+def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: float, *, secure: bool) -> int:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         stopped = process.ended(service.pid)
@@ -113,7 +124,7 @@ def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: f
         if stopped:
             raise BatchWrapError(f"Azurite ended while it started. The end of its log {service.log}:\n{text[-2000:]}")
         found = _LISTENS.search(text)
-        if found and _answers(int(found[1])):
+        if found and _answers(int(found[1]), secure):
             return int(found[1])
         time.sleep(0.02)
     raise BatchWrapError(
@@ -122,8 +133,13 @@ def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: f
     )
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, secure: bool) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    if secure:
+        # Whether anything answers; who it is does not matter here.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=context)
     try:
         connection.request("GET", f"/{ACCOUNT}?comp=list")
         return connection.getresponse().status < 500  # an unsigned request is refused, and that is an answer

@@ -36,6 +36,7 @@ class DemoOptions:
     :param base: the folder below which the demo gets a state directory of its own.
     :param keep: keep databases, blobs and logs, and not only the result files.
     :param timeout: seconds that the run may take.
+    :param tls: whether the services speak TLS, and an identity signs in.
     """
 
     dag: str
@@ -43,6 +44,7 @@ class DemoOptions:
     base: Path
     keep: bool = False
     timeout: float = 600.0
+    tls: bool = False
 
 
 def run(options: DemoOptions, console: Console) -> None:
@@ -59,7 +61,7 @@ def run(options: DemoOptions, console: Console) -> None:
     for folder in state.sweep_abandoned(base):
         console.print(f"Stopped what an earlier command had left running: {escape(str(folder))}")
     folder = state.make_folder(base / time.strftime(f"demo-%Y%m%d-%H%M%S-{os.getpid()}"))
-    plan = services.Plan(folder, dags, folder / "results")
+    plan = services.Plan(folder, dags, folder / "results", tls=options.tls)
     succeeded = False
     with ending_by_signal():
         try:

@@ -41,20 +41,18 @@ class Account(Protocol):
     def key(self) -> str: ...
 
 
-def connections(blob: Account, batch: Account) -> dict[str, str]:
+def connections(blob: Account, batch: Account, *, keys: bool = True) -> dict[str, str]:
     """Describe the two local services as Airflow connections, the only thing that a real account would change.
 
     :param blob: Azurite.
     :param batch: the local Batch service.
-    :return: environment variables. They hold keys.
+    :param keys: whether they hold the accounts' keys; else an identity signs in.
+    :return: environment variables. They hold keys, if asked to.
     """
-    wasb = {"conn_type": "wasb", "host": blob.url, "login": blob.account, "password": blob.key}
-    azure_batch = {
-        "conn_type": "azure_batch",
-        "login": batch.account,
-        "password": batch.key,
-        "extra": {"account_url": batch.url},
-    }
+    wasb = {"conn_type": "wasb", "host": blob.url, "login": blob.account}
+    azure_batch = {"conn_type": "azure_batch", "login": batch.account, "extra": {"account_url": batch.url}}
+    if keys:
+        wasb["password"], azure_batch["password"] = blob.key, batch.key
     return {
         "AIRFLOW_CONN_WASB_DEFAULT": json.dumps(wasb),
         "AIRFLOW_CONN_AZURE_BATCH_DEFAULT": json.dumps(azure_batch),

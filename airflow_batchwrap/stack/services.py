@@ -16,6 +16,7 @@ from airflow_batchwrap.stack.process import ProcessId
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.runner import LocalService
+    from airflow_batchwrap.local.tls import TlsFiles
 
 Tell = Callable[[str], None]
 
@@ -29,6 +30,7 @@ class Plan:
     :param results: where fetched result files go.
     :param port: Airflow's port; 0 for a free one.
     :param host: the address that Airflow listens on.
+    :param tls: whether the two services speak TLS, and Airflow signs in with a managed identity in place of keys.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class Plan:
     results: Path
     port: int = 0
     host: str = home.LOOPBACK
+    tls: bool = False
 
 
 def find_dags(named: Path | None) -> Path:
@@ -82,10 +85,12 @@ def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
         raise ConfigError(f"Port {plan.port} is taken, or reserved. Free it, or leave the port out to have one chosen.")
     tell("Azurite")
     azurite.install()
-    blobs = azurite.start(folder / "azurite", log=folder / "azurite.log")
+    blobs = azurite.start(
+        folder / "azurite", log=folder / "azurite.log", tls=_certificate(folder) if plan.tls else None
+    )
     _note(record, folder, "azurite", blobs.pid, blobs.url)
     tell("the local Batch service")
-    batch = _start_batch(folder)
+    batch = _start_batch(folder, plan.tls)
     _note(record, folder, "batch", batch.pid, batch.url)
 
     def spawned(service: AirflowService) -> None:
@@ -100,17 +105,27 @@ def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
         results=plan.results,
         port=plan.port,
         host=plan.host,
-        env=home.connections(blobs, batch),
+        env={**home.connections(blobs, batch, keys=False), **batch.identity()}
+        if plan.tls
+        else home.connections(blobs, batch),
         on_spawn=spawned,
         on_wait=lambda missing: tell(f"Airflow: {missing}"),
     )
 
 
-def _start_batch(folder: Path) -> LocalService:
+def _certificate(folder: Path) -> TlsFiles:
+    """Make the certificate that both services show: of one authority, which the local Batch service keeps."""
+    from airflow_batchwrap.local import tls
+    from airflow_batchwrap.local.home import Home
+
+    return tls.make(Home.make(folder / "batch"))
+
+
+def _start_batch(folder: Path, tls: bool) -> LocalService:
     from airflow_batchwrap.local import runner
 
     try:
-        return runner.start(folder / "batch", log=folder / "batch.log")
+        return runner.launch(folder / "batch", ["--tls"] if tls else [], log=folder / "batch.log")
     except runner.LocalServiceError as error:
         raise BatchWrapError(str(error)) from None
 

@@ -31,12 +31,14 @@ class UpOptions:
     :param base: the folder that holds the state directories.
     :param port: Airflow's port; 0 for 8080 where it is free, and another one where it is taken.
     :param host: the address that Airflow listens on. Other than loopback only where nothing else can reach it.
+    :param tls: whether the services speak TLS, and an identity signs in.
     """
 
     dags: Path | None
     base: Path
     port: int = 0
     host: str = home.LOOPBACK
+    tls: bool = False
 
 
 def up(options: UpOptions, console: Console) -> None:
@@ -60,7 +62,8 @@ def up(options: UpOptions, console: Console) -> None:
             console.print(f"No longer running: {escape(', '.join(record.died()))}. Starting afresh.")
             state.sweep(folder)
         port = options.port or (_USUAL_PORT if airflow.is_free(_USUAL_PORT) else 0)
-        start_telling(services.Plan(folder, dags, folder / "results", port, options.host), console, owner=None)
+        plan = services.Plan(folder, dags, folder / "results", port, options.host, options.tls)
+        start_telling(plan, console, owner=None)
         record = state.Record.read(folder) or state.Record()
         _tell_address(record, folder, console)
     console.print("Stop it with: batchwrap down (or make down)")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_batchwrap.exceptions import BatchWrapError, TryAgain
+from airflow_batchwrap.exceptions import AccessDenied, BatchWrapError, TryAgain
 from airflow_batchwrap.triggers.events import Event
+from airflow_batchwrap.triggers.patience import Patience, said_of
 from airflow_batchwrap.waiting import pause_after
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 
 _LAST_LOOK = 5.0  # seconds that a look may take even where the deadline has passed meanwhile
-_PATIENCE = 5  # looks in a row that may fail in a way that nobody thought of
 # Seconds from a trigger's start to its event, at least: Airflow 3.3 fails a task that is back before its scheduler has
 # heard from the executor that its worker let go of it, which takes some seconds on a busy machine.
 _SOONEST = 3.0
@@ -110,7 +110,7 @@ class WaitTrigger(BaseTrigger):
         from airflow_batchwrap.hooks.batch import BatchWrapHook
 
         hook = BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id)
-        began, unexpected = time.monotonic(), 0
+        began, patience = time.monotonic(), Patience()
         async with AsyncExitStack() as stack:
             client: BatchClient | None = None
             while True:
@@ -121,18 +121,18 @@ class WaitTrigger(BaseTrigger):
                             client = await stack.enter_async_context(hook.async_batch())
                         if (event := await self.look(hook, client)) is not None:
                             return event
-                    unexpected = 0
+                    patience.renew()
                 except TimeoutError:
                     self.log.warning("The Batch account did not answer before the deadline")
                 except TryAgain as error:  # a missed look fails nothing; the deadline does
                     self.log.warning("%s", error)
-                except BatchWrapError:
-                    raise
                 except Exception as error:
-                    unexpected += 1
-                    if unexpected > _PATIENCE:
+                    if not patience.bears(error):
                         raise
-                    self.log.warning("A look failed: %s", type(error).__name__)
+                    self.log.warning("%s", said_of(error))
+                    if isinstance(error, AccessDenied):
+                        await stack.aclose()  # the next look signs in anew
+                        client = None
                 left = self.deadline - time.time()
                 if left <= 0:
                     return self.event.late()

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from airflow_batchwrap.exceptions import BatchWrapError, Throttled, TryAgain
+from airflow_batchwrap.exceptions import AccessDenied, BatchWrapError, Throttled, TryAgain
 from airflow_batchwrap.hooks.output import FILES, READ_BYTES, OutputTail
 from airflow_batchwrap.hooks.views import Stuck, TaskView, judge_wait
 from airflow_batchwrap.naming import BatchTaskKey
+from airflow_batchwrap.triggers.patience import Patience, said_of
 from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL, pause_after
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ _FEW = 3  # newcomers whose state is read one by one; for more, all tasks of the
 _LIST_ALL = 300.0  # seconds: a task that was deleted changes no state, and shows only by not being listed
 _OVERLAP = timedelta(seconds=10)  # of the spans listed: a change may show later than the time it bears
 _ANSWER = 120.0  # seconds that the requests of a round may take
-_PATIENCE = 5  # rounds in a row that may fail in a way that nobody thought of
 _LONGEST_BACK_OFF = 60.0  # seconds
 _READERS = 16  # running tasks whose output is read in one round
 
@@ -101,7 +101,8 @@ class Watcher:
         self._newest: datetime | None = None
         self._listed = self._asked = float("-inf")
         self._turn = 0
-        self._failures = self._strange = 0
+        self._failures = 0
+        self._patience = Patience()
         # A context of its own: what it logged would go to the log of whoever came first.
         self._loop = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
 
@@ -139,20 +140,22 @@ class Watcher:
                             # The back-off is this loop's, for all who wait together.
                             client = await stack.enter_async_context(hook.async_batch(retries=False))
                         await self._round(hook, client)
-                    self._failures = self._strange = 0
+                    self._failures = 0
+                    self._patience.renew()
                     pause = min((self._pause(waiter) for waiter in self._waiters), default=1.0)
                 except TimeoutError:
                     pause = self._back_off(f"The Batch account has not answered within {_ANSWER:g} s.")
                 except TryAgain as error:  # a missed round fails nothing; the deadlines do
                     pause = self._back_off(str(error), error.retry_after if isinstance(error, Throttled) else None)
-                except BatchWrapError as error:
-                    return self._tell_all(Update(error=str(error)))
                 except Exception as error:
-                    self._strange += 1
-                    if self._strange > _PATIENCE:
-                        kind = type(error).__name__
-                        return self._tell_all(Update(error=f"Waiting failed in the triggerer: {kind}"))
-                    pause = self._back_off(f"A look failed: {type(error).__name__}")
+                    if not self._patience.bears(error):
+                        known = isinstance(error, BatchWrapError)
+                        why = str(error) if known else f"Waiting failed in the triggerer: {type(error).__name__}"
+                        return self._tell_all(Update(error=why))
+                    pause = self._back_off(said_of(error))
+                    if isinstance(error, AccessDenied):
+                        await stack.aclose()  # the next round signs in anew
+                        client = None
                 await self._rest(pause)
 
     async def _rest(self, pause: float) -> None:

@@ -9,15 +9,19 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from azure.core.exceptions import ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.local import tls
+from airflow_batchwrap.local.home import Home
 from airflow_batchwrap.stack import azurite as runner
 from airflow_batchwrap.stack.azurite import AzuriteService
 
@@ -58,6 +62,23 @@ def test_temporary_data_go_with_the_service() -> None:
     service.stop()
     service.stop()
     assert not folder.exists()
+
+
+def test_over_tls_it_is_trusted_by_its_authority(tmp_path: Path) -> None:
+    files = tls.make(Home.make(tmp_path / "authority"))
+    service = runner.start(tmp_path / "data", tls=files)
+    try:
+        assert service.url.startswith("https://127.0.0.1:")
+        trusting: dict[str, Any] = {"connection_verify": str(files.authority)}
+        with BlobServiceClient.from_connection_string(service.connection_string, **trusting) as client:
+            assert client.create_container("secure").exists()
+        with (
+            BlobServiceClient.from_connection_string(service.connection_string, retry_total=0) as client,
+            pytest.raises(ServiceRequestError, match="CERTIFICATE_VERIFY_FAILED"),
+        ):
+            client.get_account_information()
+    finally:
+        service.stop()
 
 
 def test_key_stays_out_of_the_representation(azurite: AzuriteService) -> None:

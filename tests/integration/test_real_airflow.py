@@ -297,6 +297,32 @@ def test_demo_of_a_run_that_fails_names_the_step(failing: Path) -> None:
     assert left_running(folder) == []
 
 
+def test_demo_with_an_identity_alone(tmp_path: Path) -> None:
+    (tmp_path / "dags/steps").mkdir(parents=True)
+    (tmp_path / "dags/steps/1_fine.py").write_text("def do_action(engine):\n    return 20\n")
+    (tmp_path / "dags/fine.py").write_text(
+        textwrap.dedent(
+            """
+            from airflow.sdk import DAG
+            from airflow_batchwrap import BatchWorkflow, PoolConfig
+
+            with DAG("fine", schedule=None):
+                BatchWorkflow("tea", steps="steps", pool_config=PoolConfig())
+            """
+        )
+    )
+    done = batchwrap("demo", "--dag", "fine", "--tls", "--keep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Value: 20" in done.stdout
+    (folder,) = (tmp_path / ".batchwrap").iterdir()
+    assert left_running(folder) == []
+    # Over TLS, and with no key: a kept identity is all that there is to sign in with.
+    assert "https://" in (folder / "azurite.log").read_text()
+    key = (folder / "batch/key").read_text().strip()
+    for log in [*folder.glob("*.log"), *(folder / "airflow").rglob("*.log")]:
+        assert key not in log.read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_demo_leaves_nothing(failing: Path, number: signal.Signals) -> None:
     demo = started_demo(failing)

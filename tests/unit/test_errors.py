@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 from azure.core import exceptions as azure
+from azure.identity import CredentialUnavailableError
 
-from airflow_batchwrap.exceptions import ConfigError, NoCapacity, Throttled
+from airflow_batchwrap.exceptions import AccessDenied, ConfigError, NoCapacity, Throttled
 from airflow_batchwrap.hooks.errors import translate, translated
 
 SECRET = "c2VjcmV0"
+CHAIN = """DefaultAzureCredential failed to retrieve a token from the included credentials.
+Attempted credentials:
+\tOne: not there.
+Visit https://aka.ms/somewhere to troubleshoot.
+\tTwo: cut off.
+To mitigate this issue, please refer to https://aka.ms/elsewhere."""
 
 
 def response(kind: Any, status: int, code: str, text: str = "Something is wrong.\nRequestId:1\nTime:2") -> Any:
@@ -29,8 +36,13 @@ def response(kind: Any, status: int, code: str, text: str = "Something is wrong.
         (response(azure.ResourceNotFoundError, 404, "JobNotFound"), ConfigError, "clear the set-up task"),
         (response(azure.ResourceExistsError, 409, "JobCompleted"), ConfigError, "clear the set-up task"),
         (response(azure.HttpResponseError, 400, "InvalidPropertyValue"), ConfigError, "connection 'my_conn'"),
-        (response(azure.ClientAuthenticationError, 401, "AuthenticationFailed"), ConfigError, "name and key"),
-        (response(azure.HttpResponseError, 403, "AuthorizationFailure"), ConfigError, "roles of the identity"),
+        (response(azure.ClientAuthenticationError, 401, "AuthenticationFailed"), AccessDenied, "name and key"),
+        (response(azure.HttpResponseError, 403, "AuthorizationFailure"), AccessDenied, "roles of the identity"),
+        (azure.ClientAuthenticationError("no route"), Throttled, "could not sign in to the Batch account: no route"),
+        (CredentialUnavailableError("none here"), Throttled, "none here"),
+        (response(azure.ClientAuthenticationError, 500, "", "down"), Throttled, "down"),
+        (response(azure.ClientAuthenticationError, 429, "", "too many"), Throttled, "too many"),
+        (azure.ClientAuthenticationError(CHAIN), Throttled, "One: not there; Two: cut off. Nobody"),
         (response(azure.ResourceExistsError, 409, "PoolQuotaReached"), NoCapacity, "quota of pools"),
         (response(azure.ResourceExistsError, 409, "ActiveJobAndScheduleQuotaReached"), NoCapacity, "active jobs"),
         (response(azure.ResourceExistsError, 409, "AutoPoolCreationFailedWithQuotaReached"), NoCapacity, "is used up"),

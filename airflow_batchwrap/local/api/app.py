@@ -90,8 +90,15 @@ class Api:
         query_string = scope["query_string"].decode("latin-1")
         if headers.get("host", "").lower() not in config.hosts:
             raise BatchError("InvalidHost")
-        auth.verify(method, path, query_string, headers, account=config.account, key=config.key, now=times.now())
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = config.identity if scheme.lower() == "bearer" else None
+        if bearer is not None:
+            bearer.admit(token.strip(), times.now())
+        else:
+            auth.verify(method, path, query_string, headers, account=config.account, key=config.key, now=times.now())
         operation, parameters = routes.find(method, path)
+        if bearer is not None:
+            bearer.allow(operation)
         query = {name.lower(): value for name, value in reversed(parse_qsl(query_string))}
         _options(operation, query)
         body = await _body(headers, receive)

@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: The largest request line and headers, in bytes.
 HEAD_LIMIT = 64 * 1024
+#: How long a client has to close its side of a connection over TLS, in seconds.
+_GOODBYE = 0.1
 #: Where a request's scope holds what cuts its connection.
 CUT = "batchwrap.cut"
 
@@ -62,6 +64,15 @@ class Connection(HttpToolsProtocol):
         self._stop()
         self._head = 0
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Close what is idle, as the service stops.
+
+        With TLS a connection is closed when the client has said so as well, which a pool of connections never does.
+        """
+        super().shutdown()
+        if self.transport.is_closing() and self.transport.get_extra_info("sslcontext") is not None:
+            asyncio.get_running_loop().call_later(_GOODBYE, self.transport.abort)
 
     def _wind(self) -> None:
         self._clock = asyncio.get_running_loop().call_later(self.request_time, self.transport.abort)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.faults import Faults
+from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.quotas import Quotas
@@ -45,6 +46,8 @@ class Config:
         others to go, until their pool's resize timeout.
     :param quotas: how many jobs, pools and cores the account may have.
     :param faults: what goes wrong on purpose.
+    :param identity: whose tokens are taken; None for nobody's.
+    :param trusted: certificates of authorities that nodes trust, beside the well-known ones, when they transfer files.
     """
 
     data: Path
@@ -56,6 +59,8 @@ class Config:
     capacity: int | None = None
     quotas: Quotas = field(default_factory=Quotas)
     faults: Faults = field(default_factory=Faults)
+    identity: Identity | None = None
+    trusted: tuple[Path, ...] = ()
 
     @property
     def nodes(self) -> Path:
@@ -88,7 +93,7 @@ class World:
         self.config = config
         self.store = store
         self.pace = config.pace
-        self.blobs = BlobClient(config.faults)
+        self.blobs = BlobClient(config.faults, config.trusted)
         self.pools: Registry[Pool] = Registry()
         self.jobs: Registry[Job] = Registry()
         self.schedules: Registry[JobSchedule] = Registry()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -66,14 +66,19 @@ class BlobClient:
     """Transfers, with a few tries each; what a client did wrong (4xx) is not tried again.
 
     :param faults: what goes wrong on purpose.
+    :param trusted: certificates of authorities to trust beside the well-known ones.
     """
 
-    def __init__(self, faults: Faults | None = None) -> None:
+    def __init__(self, faults: Faults | None = None, trusted: Sequence[Path] = ()) -> None:
         self._faults = faults or Faults()
+        context = httpx.create_ssl_context(trust_env=False)
+        for path in trusted:
+            context.load_verify_locations(path)
         # trust_env off: a node would not have this machine's proxies.
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(60, connect=10),
             trust_env=False,
+            verify=context,
             follow_redirects=True,
             limits=httpx.Limits(max_connections=32),
         )

@@ -13,6 +13,8 @@ CODES: dict[str, tuple[int, str]] = {
         403,
         "Server failed to authenticate the request. Check the value of the Authorization header and its signature.",
     ),
+    # As seen at https://github.com/Azure/BatchExplorer/issues/2203
+    "AuthorizationFailure": (403, "This request is not authorized to perform this operation."),
     "AutoScaleFormulaTooLong": (400, "The autoscale formula is too long."),
     "AutoScalingFormulaSyntaxError": (400, "The autoscale formula cannot be read."),
     "ConditionNotMet": (412, "The condition given by a conditional header is not met."),
@@ -117,6 +119,9 @@ class BatchError(Exception):
         self.sentence = detail or sentence
         self.values = values or {}
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if self.status == 401:
+            # As an HTTP server must (RFC 9110, 15.5.2).
+            self.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
         super().__init__(f"{code}: {self.sentence}")
 
     def body(self, request_id: str, base_url: str = "") -> dict[str, Any]:

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import ipaddress
 import json
-import re
-import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.polling import until
-
 if TYPE_CHECKING:
     from azure.batch import BatchClient
-    from azure.core.credentials import AccessToken
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.local.runner import LocalService
@@ -176,102 +168,3 @@ def test_a_connection_that_is_a_sas_serves_too(
     (file,) = bench.run(bench.make(FetchResultsOperator, workspace=workspace, to=tmp_path / "out"))
     assert file["size"] == len("the input")
     assert "sig=" not in json.dumps([workspace, passed, file])
-
-
-class Identity:
-    """An Entra ID identity: a token that Azurite looks into without asking who signed it."""
-
-    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
-        from azure.core.credentials import AccessToken
-
-        now = int(time.time())
-        claims = {
-            "aud": "https://storage.azure.com",
-            "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
-            "oid": "00000000-0000-0000-0000-000000000001",
-            "tid": "ab1f708d-50f6-404c-a006-d71b2ac7a606",
-            "nbf": now - 60,
-            "iat": now - 60,
-            "exp": now + 3600,
-        }
-        parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "typ": "JWT"}, claims)] + [b"unsigned"]
-        token = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
-        return AccessToken(token, now + 3600)
-
-
-@pytest.fixture
-def azurite_with_identities(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Azurite over TLS, which takes tokens; its address and its certificate."""
-    from airflow_batchwrap.stack import azurite as stack
-
-    cert, log = certificate(tmp_path), tmp_path / "log"
-    command = [stack._node_binary(), stack.install() / stack._ENTRY, "--location", tmp_path / "data", "--loose"]
-    command += ["--skipApiVersionCheck", "--disableTelemetry", "--blobPort", "0", "--oauth", "basic"]
-    command += ["--cert", cert, "--key", cert.with_suffix(".key")]
-    with log.open("wb") as out:
-        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=subprocess.STDOUT)
-    try:
-
-        def port() -> str | None:
-            assert process.poll() is None, log.read_text()
-            found = re.search(r"https://127\.0\.0\.1:(\d+)", log.read_text())
-            return found[1] if found else None
-
-        number = until(port, "Azurite's port in its log")
-        yield f"https://127.0.0.1:{number}/{stack.ACCOUNT}", cert
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def certificate(folder: Path) -> Path:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    plain = serialization.NoEncryption()
-    (folder / "cert.key").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    (folder / "cert.pem").write_bytes(made.public_bytes(pem))
-    return folder / "cert.pem"
-
-
-def test_an_identity_signs_with_a_delegation_key(
-    azurite_with_identities: tuple[str, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
-    from azure.storage.blob import BlobServiceClient
-
-    from airflow_batchwrap.hooks.batch import BatchWrapHook
-
-    url, cert = azurite_with_identities
-    hook = BatchWrapHook()
-    hook.blobs = BlobServiceClient(url, credential=Identity(), connection_verify=str(cert))
-    hook.ensure_container("container")
-    ref = hook.upload_bytes("container", "deep/ü x.txt", b"content")
-    read, write = (
-        hook.sas_url(ref, timedelta(hours=1)),
-        hook.container_sas_url("container", timedelta(days=30), write=True),
-    )
-    assert granted(read)["skoid"]  # signed by a delegation key
-    assert granted(read)["sks"] == "b"
-    assert timedelta(days=6) < datetime.fromisoformat(granted(write)["se"]) - datetime.now(UTC) < timedelta(days=7)
-    assert "last 7 days at most, and 30 days" in "".join(capfd.readouterr())
-    # One key for all of them. (That Azurite takes them cannot be seen here: its newest format of such a signature is
-    # older than the one of azure-storage-blob.)
-    key = hook._delegated
-    assert granted(hook.sas_url(ref, timedelta(hours=2)))["sig"] != granted(read)["sig"]
-    assert hook._delegated is key

@@ -75,18 +75,66 @@ async def test_a_service_that_does_not_answer_is_waited_for_until_the_deadline(
     assert local_service.key not in told
 
 
-async def test_a_wrong_key_is_told_at_once(
-    connections: None, local_service: LocalService, monkeypatch: pytest.MonkeyPatch
+WRONG = "d3Jvbmcta2V5LXdyb25nLWtleQ=="
+
+
+@pytest.fixture
+def triggers(connections: None) -> list[WaitTrigger]:
+    """A trigger of each way to look."""
+    return [
+        PoolTrigger(pool_id="nowhere", min_nodes=None, **common()),
+        BatchTaskTrigger(pool_id="nowhere", job_id="j", batch_task_id="t", **common()),
+    ]
+
+
+async def test_a_wrong_key_is_told_after_some_looks(
+    triggers: list[WaitTrigger], local_service: LocalService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = "d3Jvbmcta2V5LXdyb25nLWtleQ=="
-    set_connection(monkeypatch, local_service, password=wrong)
-    for trigger in (
-        PoolTrigger(pool_id="p", min_nodes=None, **common()),
-        BatchTaskTrigger(pool_id="p", job_id="j", batch_task_id="t", **common()),
-    ):
+    monkeypatch.setattr("airflow_batchwrap.triggers.patience.MOST", 1)
+    set_connection(monkeypatch, local_service, password=WRONG)
+    for trigger in triggers:
         told = (await event(trigger))["error"]
         assert "refused the credentials of connection 'azure_batch_default'" in told
-        assert wrong not in told
+        assert WRONG not in told
+
+
+async def test_a_refusal_that_passes_ends_no_wait(
+    triggers: list[WaitTrigger],
+    local_service: LocalService,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for trigger in triggers:
+        set_connection(monkeypatch, local_service, password=WRONG)
+        waiting = asyncio.create_task(event(trigger))
+        told = ""
+        while "refused the credentials" not in told:
+            await asyncio.sleep(0.05)
+            told += "".join(capfd.readouterr())
+        set_connection(monkeypatch, local_service)
+        assert (await waiting)["error"] == ""
+
+
+def test_a_refusal_that_lasts_leads_to_another_try_that_adopts(
+    bench: Any, pool: str, local_service: LocalService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
+    from airflow_batchwrap.exceptions import TryAgain
+
+    monkeypatch.setattr("airflow_batchwrap.triggers.patience.MOST", 1)
+    shut, gate = bench.gate()
+    workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool))
+    operator = bench.make(RunBatchTaskOperator, workspace=workspace, command=shut)
+    first = bench.submit(operator)
+    set_connection(monkeypatch, local_service, password=WRONG)
+    with pytest.raises(TryAgain, match="refused the credentials"):
+        first.finish()
+    set_connection(monkeypatch, local_service)
+    second = bench.submit(operator, try_number=2)
+    gate.touch()
+    second.finish()
+    batch_task = first.context["ti"].xcoms["batch"]["batch_task_id"]
+    assert second.context["ti"].xcoms["batch"]["batch_task_id"] == batch_task
 
 
 async def test_a_connection_that_is_missing_or_half_is_told(

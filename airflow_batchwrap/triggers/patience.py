@@ -1,0 +1,35 @@
+"""How much a wait in the triggerer bears in a row, before another try has to look what is the matter."""
+
+from __future__ import annotations
+
+from airflow_batchwrap.exceptions import AccessDenied, BatchWrapError
+
+#: Looks in a row that may fail. With a watcher's back-off they take a minute.
+MOST = 5
+
+
+class Patience:
+    """Count the looks in a row that failed in a way that may pass by itself, or that nobody thought of.
+
+    A service that refuses the credentials is borne as well: it may know a new role only in a while. Whoever looks next
+    signs in anew.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def bears(self, error: Exception) -> bool:
+        """Return whether to look once more, and count this failure."""
+        if isinstance(error, BatchWrapError) and not isinstance(error, AccessDenied):
+            return False
+        self._failures += 1
+        return self._failures <= MOST
+
+    def renew(self) -> None:
+        """Forget the failures: a look has succeeded."""
+        self._failures = 0
+
+
+def said_of(error: Exception) -> str:
+    """Return a failed look as the log has it; of what nobody thought of its kind alone, as its text may be secret."""
+    return str(error) if isinstance(error, BatchWrapError) else f"A look failed: {type(error).__name__}"
