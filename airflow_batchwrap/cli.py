@@ -204,6 +204,9 @@ def sweep(
     wasb_conn_id: Annotated[
         str, typer.Option("--wasb-conn-id", help="Airflow connection of the storage account, for --unused-for.")
     ] = "wasb_default",
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="The name of the Airflow whose blobs are meant, for --unused-for.")
+    ] = None,
 ) -> None:
     """List pools and jobs whose DAG run is over, and unused blobs; remove them with --delete."""
     import os
@@ -218,8 +221,8 @@ def sweep(
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint=name) from None
     password, token = (os.environ.get(f"BATCHWRAP_AIRFLOW_{name}") for name in ("PASSWORD", "TOKEN"))
-    options = runner.SweepOptions(delete, ages[0], conn_id, airflow, user, password, token, ages[1], wasb_conn_id)
-    runner.run(options, _console())
+    whom = airflow, user, password, token
+    runner.run(runner.SweepOptions(delete, ages[0], conn_id, *whom, ages[1], wasb_conn_id, instance), _console())
 
 
 @app.command()

@@ -264,12 +264,15 @@ def test_the_command_shows_and_sweeps_what_is_unused(
 ) -> None:
     from rich.console import Console
 
+    from airflow_batchwrap import ConfigError
     from airflow_batchwrap.stack.sweep import SweepOptions, run
 
+    with pytest.raises(ConfigError, match="--instance"):
+        run(SweepOptions(delete=True, older_than=None, conn_id="azure_batch_default", unused_for=NOW), Console())
     ref = upload(hook, dag_id)
     expire(hook, ref.container)
     for delete, becomes in ((False, "would go"), (True, "removed")):
-        options = SweepOptions(delete, None, "azure_batch_default", unused_for=NOW)
+        options = SweepOptions(delete, None, "azure_batch_default", unused_for=NOW, instance="tests")
         run(options, Console(width=200))
         (row,) = [line for line in capsys.readouterr().out.splitlines() if ref.container in line]
         assert row.startswith(becomes)
