@@ -201,19 +201,32 @@ def sweep(
     conn_id: Annotated[
         str, typer.Option("--conn-id", help="Airflow connection of the Batch account, as AIRFLOW_CONN_... sets it.")
     ] = "azure_batch_default",
+    unused_for: Annotated[
+        str | None,
+        typer.Option("--unused-for", help="Also archives, inputs and calls in Blob that nothing used for so long."),
+    ] = None,
+    wasb_conn_id: Annotated[
+        str, typer.Option("--wasb-conn-id", help="Airflow connection of the storage account, for --unused-for.")
+    ] = "wasb_default",
+    instance: Annotated[
+        str | None, typer.Option("--instance", help="The name of the Airflow whose blobs are meant, for --unused-for.")
+    ] = None,
 ) -> None:
-    """List pools and jobs whose DAG run is over, and remove them with --delete."""
+    """List pools and jobs whose DAG run is over, and unused blobs; remove them with --delete."""
     import os
 
     from airflow_batchwrap.config.durations import parse_duration
     from airflow_batchwrap.stack import sweep as runner
 
-    try:
-        age = None if older_than is None else parse_duration(older_than)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--older-than") from None
+    ages = []
+    for name, given in (("--older-than", older_than), ("--unused-for", unused_for)):
+        try:
+            ages.append(None if given is None else parse_duration(given))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint=name) from None
     password, token = (os.environ.get(f"BATCHWRAP_AIRFLOW_{name}") for name in ("PASSWORD", "TOKEN"))
-    runner.run(runner.SweepOptions(delete, age, conn_id, airflow, user, password, token), _console())
+    whom = airflow, user, password, token
+    runner.run(runner.SweepOptions(delete, ages[0], conn_id, *whom, ages[1], wasb_conn_id, instance), _console())
 
 
 @app.command()

@@ -11,6 +11,8 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
 
 MAX_BATCH_ID = 64  # characters
 MAX_CONTAINER = 63  # characters; Azure Storage, "Naming and referencing containers"
@@ -18,8 +20,18 @@ MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
 CONTENT = "batchwrap_content"  # metadata: what it was made for
 VERSION = "batchwrap_version"  # metadata: this package's
 INSTANCE = "batchwrap_instance"  # metadata: of which Airflow the maker is
+CONTAINER_DAG = "batchwrap_dag"  # metadata of a Blob container: whose it is
+CONTAINER_ROLE = "batchwrap_role"  # metadata of a Blob container: what it is for
+CONTAINER_PREFIX = "batchwrap-"  # what the names of all containers begin with that this package names
 _SUFFIX = 12  # characters: e999-a99999
 _HASH = 10  # hex digits: 40 bits, of names that also agree in their readable part
+
+#: What a DAG's container holds. "results": what its steps leave. "inputs": archives, inputs and calls, which a node may
+#: read and list. "secrets": what one Batch task alone may read; no address of the whole container is ever signed.
+ContainerRole = Literal["results", "inputs", "secrets"]
+#: Of these, what nobody uses any more is swept; results are kept as long as ``retention_days`` says.
+SWEPT_ROLES: tuple[ContainerRole, ...] = ("inputs", "secrets")
+_ROLE_NAMES: dict[ContainerRole, str] = {"results": "", "inputs": "in-", "secrets": "secret-"}
 
 
 @dataclass(frozen=True, order=True)
@@ -64,7 +76,22 @@ class Maker:
     @property
     def container(self) -> str:
         """The container of the DAG's results."""
-        return container_name(self.dag_id, self.instance)
+        return self.container_for("results")
+
+    def container_for(self, role: ContainerRole) -> str:
+        """Return the name of one of the DAG's own containers: no other DAG's things, and no other Airflow's, are in it.
+
+        :param role: what it holds.
+        """
+        return container_name(self.dag_id, self.instance, role)
+
+    def container_marks(self, version: str, role: ContainerRole) -> dict[str, str]:
+        """Return the metadata of such a container, by which the sweep knows it: HTTP headers, so ASCII alone.
+
+        :param version: this package's.
+        """
+        dag_id, instance = (quote(text, safe="") for text in (self.dag_id, self.instance))
+        return {CONTAINER_DAG: dag_id, INSTANCE: instance, CONTAINER_ROLE: role, VERSION: version}
 
     @property
     def folder(self) -> str:
@@ -174,11 +201,12 @@ def step_family(task_id: str, map_index: int) -> str:
     return step_id(task_id, map_index, Attempt()).removesuffix(str(Attempt()))
 
 
-def container_name(dag_id: str, instance: str) -> str:
-    """Return the name of the Blob container that holds the results of one DAG of one Airflow."""
+def container_name(dag_id: str, instance: str, role: ContainerRole = "results") -> str:
+    """Return the name of the Blob container that holds the results, or other things, of one DAG of one Airflow."""
+    head = CONTAINER_PREFIX + _ROLE_NAMES[role]
     readable = re.sub(r"[^a-z0-9]+", "-", dag_id.lower()).strip("-") or "x"
-    tail = digest(instance, dag_id)
-    return f"batchwrap-{readable[: MAX_CONTAINER - len(tail) - 11].strip('-')}-{tail}"
+    tail = digest(instance, dag_id) if role == "results" else digest(instance, dag_id, role)
+    return f"{head}{readable[: MAX_CONTAINER - len(head) - len(tail) - 1].strip('-')}-{tail}"
 
 
 def run_prefix(run_id: str, scope: str, map_index: int = -1) -> str:

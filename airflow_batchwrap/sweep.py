@@ -1,4 +1,4 @@
-"""What runs left behind: pools and jobs with this package's metadata, whose DAG run is over.
+"""What runs left behind: pools and jobs with this package's metadata, whose DAG run is over; and unused blobs.
 
 The operator and the command line share this; they differ in how they ask Airflow about a run.
 """
@@ -6,7 +6,7 @@ The operator and the command line share this; they differ in how they ask Airflo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from airflow_batchwrap.naming import MAKER, VERSION
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
+    from airflow_batchwrap.hooks.unused import OwnContainer
     from airflow_batchwrap.hooks.views import EntityView
 
 RunState = Literal["over", "live", "unknown"]
@@ -25,13 +26,15 @@ Ask = Callable[[str, str], RunState]
 
 @dataclass(frozen=True)
 class Finding:
-    """A pool or a job of this package, and what is to become of it.
+    """A pool or a job of this package, or the unused blobs of a container of it, and what is to become of it.
 
-    :param noun: "pool" or "job".
-    :param age: since it was made.
+    :param noun: "pool", "job" or "blobs".
+    :param entity_id: its id; of blobs, their container.
+    :param age: since it was made; of blobs, since the oldest was written or used again.
     :param goes: whether it is an orphan.
     :param why: why it goes, or stays.
     :param removed: whether it was deleted now.
+    :param unused: which blobs.
     """
 
     noun: str
@@ -44,6 +47,7 @@ class Finding:
     goes: bool
     why: str
     removed: bool = False
+    unused: OwnContainer | None = field(default=None, repr=False)
 
     @property
     def told_age(self) -> str:
@@ -53,7 +57,32 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON; the age in seconds."""
-        return {**self.__dict__, "age": round(self.age.total_seconds())}
+        known = {name: value for name, value in self.__dict__.items() if name != "unused"}
+        return {**known, "age": round(self.age.total_seconds())}
+
+
+def sweep(
+    hook: BatchWrapHook,
+    ask: Ask,
+    older_than: timedelta | None,
+    unused_for: timedelta | None,
+    *,
+    delete: bool,
+    instance: str | None = None,
+) -> list[Finding]:
+    """Look at pools and jobs, then at Blob, and remove what goes where that is asked for.
+
+    What costs most goes first: a storage account that does not answer keeps no pool.
+
+    :param older_than: as :func:`look`.
+    :param unused_for: as :func:`look_for_unused`; None leaves Blob alone.
+    :param delete: whether anything is removed.
+    :param instance: the Airflow whose containers are looked at; None looks at those of all.
+    """
+    found = look(hook, ask, older_than)
+    found = remove(hook, found) if delete else found
+    unused = [] if unused_for is None else look_for_unused(hook, unused_for, instance)
+    return found + (remove(hook, unused) if delete else unused)
 
 
 def look(hook: BatchWrapHook, ask: Ask, older_than: timedelta | None = None) -> list[Finding]:
@@ -79,6 +108,26 @@ def look(hook: BatchWrapHook, ask: Ask, older_than: timedelta | None = None) -> 
     return sorted(found, key=lambda finding: (not finding.goes, finding.noun, finding.entity_id))
 
 
+def look_for_unused(hook: BatchWrapHook, unused_for: timedelta, instance: str | None = None) -> list[Finding]:
+    """Return, for each DAG's container that has any, the archives, inputs, calls and secrets that nothing uses.
+
+    :param unused_for: since they were written, or used again; what a run said that it needs longer stays in any case.
+    :param instance: as :func:`sweep`.
+    """
+    now, found = datetime.now(UTC), []
+    for name, marks in hook.own_containers(instance):
+        container = hook.find_unused(name, marks, unused_for)
+        if not container.unused:
+            continue
+        age = now - min(blob.last_modified for blob in container.unused)
+        used = "nobody needs them" if container.role == "secrets" else f"not used for {_told(unused_for)}"
+        why = f"{len(container.unused)} of {container.count} blobs, {container.size / 1e6:.1f} MB: {used}"
+        found.append(
+            Finding("blobs", name, container.dag_id, "", "", container.version, age, True, why, False, container)
+        )
+    return found
+
+
 def remove(hook: BatchWrapHook, findings: Sequence[Finding]) -> list[Finding]:
     """Delete the orphans among these; the failure of one keeps no other.
 
@@ -89,7 +138,10 @@ def remove(hook: BatchWrapHook, findings: Sequence[Finding]) -> list[Finding]:
     for finding in findings:
         if finding.goes:
             try:
-                calls[finding.noun](finding.entity_id)
+                if finding.unused is not None:
+                    hook.delete_unused(finding.unused)
+                else:
+                    calls[finding.noun](finding.entity_id)
                 finding = replace(finding, removed=True)
             except BatchWrapError as error:
                 finding = replace(finding, why=f"{finding.why}; it could not be removed: {error}")
@@ -100,10 +152,12 @@ def remove(hook: BatchWrapHook, findings: Sequence[Finding]) -> list[Finding]:
 def summary(findings: Sequence[Finding], delete: bool) -> str:
     """Return one line: how many there are, go, and went."""
     going = sum(finding.goes for finding in findings)
-    stay = f"{len(findings) - going} of them stay"
+    stay, containers = f"{len(findings) - going} of them stay", sum(item.noun == "blobs" for item in findings)
+    what = f"{len(findings) - containers} pools and jobs of batchwrap"
+    what += f", {containers} containers with unused blobs" if containers else ""
     if delete:
-        return f"{len(findings)} pools and jobs of batchwrap: {sum(item.removed for item in findings)} removed, {stay}"
-    return f"{len(findings)} pools and jobs of batchwrap: {going} would go, {stay}; nothing was removed"
+        return f"{what}: {sum(item.removed for item in findings)} removed, {stay}"
+    return f"{what}: {going} would go, {stay}; nothing was removed"
 
 
 def _judge(noun: str, item: EntityView, ask: Ask, older_than: timedelta | None, now: datetime) -> Finding:

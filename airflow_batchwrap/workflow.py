@@ -52,6 +52,8 @@ class BatchWorkflow(TaskGroup):
     :param results: where the result files go: a folder or URL, a relative one below ``[batchwrap] results_base``, the
         DAG's id and the run's id; None fetches nothing.
     :param include: which result files; see :class:`~airflow_batchwrap.operators.results.FetchResultsOperator`.
+    :param secrets: environment variables for every step, whose values travel in a file that the node fetches and that
+        Batch does not show; see :class:`~airflow_batchwrap.operators.step.RunBatchTaskOperator`.
     :param config: times, retries and places; a path is the ``workflow`` section of a batch.json.
     :param task_args: keyword arguments for every task of the group, such as ``retries`` or ``azure_batch_conn_id``.
     :raises ConfigError: at parse: a wrong folder of steps, or arguments that do not go together.
@@ -69,6 +71,7 @@ class BatchWorkflow(TaskGroup):
         repurpose: bool = True,
         results: str | Path | None = None,
         include: str | Sequence[str] = "**/*",
+        secrets: Mapping[str, str] | None = None,
         config: WorkflowConfig | str | Path | None = None,
         task_args: Mapping[str, Any] | None = None,
         deferrable: bool = True,
@@ -94,6 +97,7 @@ class BatchWorkflow(TaskGroup):
         every = {name: places[name] for name in BatchWrapOperator.setting_names}
         common = {"dag": self.dag, "deferrable": deferrable, **every, **(task_args or {})}
         of_setup = {name: places[name] for name in SetUpOperator.setting_names if name not in every}
+        of_clean_up = {name: places[name] for name in DeletePoolOperator.setting_names if name not in every}
         of_step = {name: places[name] for name in RunBatchTaskOperator.setting_names if name not in every}
         with self:
             self.set_up = self._set_up(
@@ -118,6 +122,7 @@ class BatchWorkflow(TaskGroup):
                         task_id=step.name,
                         step=step.file,
                         workspace=workspace,
+                        secrets=secrets,
                         **{**of_step, **common},
                         **passed_on,
                     )
@@ -137,7 +142,7 @@ class BatchWorkflow(TaskGroup):
                     step_task >> self.fetch
                 last = [self.fetch]
             self.clean_up = DeletePoolOperator(
-                task_id="clean_up", workspace=self.set_up.output, retention_days=places["retention_days"], **common
+                task_id="clean_up", workspace=self.set_up.output, **{**of_clean_up, **common}
             )
             # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
             # In one go: Airflow looks at the whole DAG for each call.

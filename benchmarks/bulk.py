@@ -127,6 +127,7 @@ def rate(services: Services, tasks: int, threads: int) -> Figures:
     from airflow_batchwrap.config import WorkflowConfig
     from airflow_batchwrap.manifests.bodies import Bodies
     from airflow_batchwrap.manifests.rows import Row
+    from airflow_batchwrap.naming import Maker
     from airflow_batchwrap.workspace import Workspace
 
     hook, client = services.hook, services.client
@@ -144,6 +145,7 @@ def rate(services: Services, tasks: int, threads: int) -> Figures:
         params={},
         context={"dag_id": "bulk", "run_id": "manual", "task_id": "many", "map_index": -1, "try_number": 1},
         keep_output=False,
+        maker=Maker("benchmark", "bulk", "manual", "many"),
     )
     made = 0
 

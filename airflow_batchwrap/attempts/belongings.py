@@ -101,7 +101,7 @@ class Belongings:
         return left
 
     def _delete(self, noun: Noun) -> Callable[[str], bool]:
-        return self.hook.delete_pool if noun == "pool" else self.hook.delete_job
+        return self.hook.delete_pool if noun == "pool" else lambda job_id: delete_job(self.hook, self.maker, job_id)
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,21 @@ class Removal:
     failed: tuple[str, ...] = ()
 
 
-def remove_workspace(hook: BatchWrapHook, log: Any, workspace: Workspace) -> Removal:
-    """Delete a workspace's job, and its pool if the run owns it; the failure of one does not keep the other."""
-    ends: list[tuple[Noun, str, Callable[[str], bool]]] = [("job", workspace.job_id, hook.delete_job)]
+def delete_job(hook: BatchWrapHook, maker: Maker, job_id: str) -> bool:
+    """Delete a job, and the secrets that were uploaded for its Batch tasks; return whether there was such a job."""
+    was_there = hook.delete_job(job_id)
+    hook.delete_secrets(maker, job_id)
+    return was_there
+
+
+def remove_workspace(hook: BatchWrapHook, log: Any, workspace: Workspace, maker: Maker) -> Removal:
+    """Delete a workspace's job, and its pool if the run owns it; the failure of one does not keep the other.
+
+    :param maker: whose secrets go with the job.
+    """
+    ends: list[tuple[Noun, str, Callable[[str], bool]]] = [
+        ("job", workspace.job_id, lambda job_id: delete_job(hook, maker, job_id))
+    ]
     if workspace.owns_pool:
         ends.append(("pool", workspace.pool_id, hook.delete_pool))
     removed: dict[Noun, str] = {}

@@ -10,6 +10,7 @@ from airflow_batchwrap.naming import digest, run_prefix
 from airflow_batchwrap.workspace import BlobRef, InputFile, Workspace
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import Path
 
     from airflow.sdk import Context
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from airflow_batchwrap.attempts.belongings import Belongings
     from airflow_batchwrap.config import WorkflowConfig
 
-# Batch takes 32,768 characters of resource files in all (Azure Batch, "resource files"); an address with its SAS has
-# about 500, and more where a name is long or not ASCII.
-_MOST_INPUT_URLS = 40
-_MOST_INPUT_CHARACTERS = 28_000
 _RESULTS_KEY = "batchwrap_results"  # state store: the run's folder of results
 
 
@@ -50,16 +47,14 @@ class Opening:
         self, workspace: Workspace, archive: Archive | None, files: list[tuple[str, Path]]
     ) -> tuple[Workspace, list[ResourceFile]]:
         """Upload what the steps need; return the workspace without a job, and what its preparation downloads."""
-        from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
-
-        hook = self.belongings.hook
-        container = self.settings.output_container or self.belongings.maker.container
+        hook, maker = self.belongings.hook, self.belongings.maker
+        container = self.settings.output_container or maker.container
         hook.ensure_container(container)
         ref: BlobRef | None = None
         if archive is not None:
-            hook.ensure_container(INPUTS_CONTAINER)
-            ref = hook.upload_bytes(INPUTS_CONTAINER, f"archives/{archive.sha256}.pyz", archive.data)
-        inputs = hook.upload_inputs(files)
+            own = hook.own_container(maker, "inputs")
+            ref = hook.upload_bytes(own, f"archives/{archive.sha256}.pyz", archive.data, self._lifetime)
+        inputs = hook.upload_inputs(maker, files, self._lifetime)
         resource_files, inputs_dir = self.bring(inputs)
         workspace = replace(
             workspace,
@@ -76,20 +71,27 @@ class Opening:
     def bring(self, inputs: tuple[InputFile, ...]) -> tuple[list[ResourceFile], str]:
         """Return what the job preparation task downloads, and where the steps find it."""
         from airflow_batchwrap.hooks import models
-        from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
 
         if not inputs:
             return [], ""
-        hook, lifetime = self.belongings.hook, self.settings.job_wall_clock + self.settings.sas_extra
-        base = f"$AZ_BATCH_JOB_PREP_WORKING_DIR/{models.INPUTS_DIR}"
-        if len(inputs) <= _MOST_INPUT_URLS:
-            urls = {f"{models.INPUTS_DIR}/{item.name}": hook.sas_url(item.ref, lifetime) for item in inputs}
-            if sum(len(path) + len(url) for path, url in urls.items()) <= _MOST_INPUT_CHARACTERS:
-                return [models.resource_file(url, path, models.INPUT_MODE) for path, url in urls.items()], base
-        prefix = hook.gather_set(inputs)
-        url = hook.container_sas_url(INPUTS_CONTAINER, lifetime)
-        folder = models.resource_folder(url, prefix, models.INPUTS_DIR, models.INPUT_MODE)
-        return [folder], f"{base}/{prefix.rstrip('/')}"
+        hook, maker = self.belongings.hook, self.belongings.maker
+        files, prefix = hook.bring(maker, inputs, models.INPUTS_DIR, models.INPUT_MODE, self._lifetime)
+        return files, f"$AZ_BATCH_JOB_PREP_WORKING_DIR/{models.INPUTS_DIR}/{prefix}".rstrip("/")
+
+    def bring_again(self, workspace: Workspace) -> list[ResourceFile]:
+        """Return what the preparation task of another job on a workspace downloads.
+
+        :raises ConfigError: something of it is gone.
+        """
+        # It may be needed for longer than the run's own job lives.
+        uploaded = [item.ref for item in workspace.inputs] + ([workspace.archive] if workspace.archive else [])
+        self.belongings.hook.keep(uploaded, self._lifetime)
+        return self.bring(workspace.inputs)[0]
+
+    @property
+    def _lifetime(self) -> timedelta:
+        """How long nodes may need what is uploaded for them."""
+        return self.settings.job_wall_clock + self.settings.sas_extra
 
     def open_job(
         self,

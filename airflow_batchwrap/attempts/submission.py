@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.confidential import Confidential
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
-from airflow_batchwrap.naming import Attempt
-from airflow_batchwrap.workspace import BlobRef, ValueReference, Workspace
+from airflow_batchwrap.naming import Attempt, Maker
+from airflow_batchwrap.workspace import InputFile, ValueReference, Workspace
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from azure.batch.models import BatchTaskCreateOptions, ResourceFile
 
     from airflow_batchwrap.hooks.batch import BatchWrapHook
@@ -29,7 +32,11 @@ class Submission:
     :param command: the command; empty for a step.
     :param arguments: plain JSON values, or references among them.
     :param output_prefix: the folder of this attempt's results.
+    :param params: without those that are secret.
+    :param context: what the step may read of Airflow's.
     :param settings: of these, the times, slots and retries count.
+    :param maker: whose containers the uploads go to.
+    :param confidential: what travels in a file of its own, and counts in the fingerprint by its names alone.
     """
 
     workspace: Workspace
@@ -40,7 +47,9 @@ class Submission:
     context: Mapping[str, Any]
     output_prefix: str
     settings: WorkflowConfig
+    maker: Maker
     environment: Mapping[str, str] = field(default_factory=dict)
+    confidential: Confidential = field(default_factory=Confidential)
 
     def fingerprint(self) -> str:
         """Return what makes this submission this one.
@@ -58,6 +67,7 @@ class Submission:
                 "inputs": [[item.name, item.ref.sha256] for item in self.workspace.inputs],
                 "params": self.params,
                 "environment": sorted(self.environment),
+                "confidential": self.confidential.names,
             },
             sort_keys=True,
         )
@@ -75,7 +85,11 @@ class Submission:
         environment = {"PYTHONUTF8": "1", **self.environment, models.FINGERPRINT_ENV: self.fingerprint()}
         files: list[ResourceFile] = []
         if self.command:
-            command_line = models.shell_command(self.command)
+            command = self.command
+            if self.confidential:
+                files.append(self.secret_file(hook, lifetime))
+                command = f". ./{protocol.SECRETS_SCRIPT}; {command}"
+            command_line = models.shell_command(command)
         else:
             command_line = models.ENGINE_COMMAND
             if self.workspace.archive is None:
@@ -83,15 +97,11 @@ class Submission:
                     f"The workspace holds no steps, so {self.step!r} cannot run: give its set-up `steps`."
                 )
             files.append(models.resource_file(hook.sas_url(self.workspace.archive, lifetime), protocol.ARCHIVE_NAME))
-            call, references = self.call()
-            files += [models.resource_file(hook.sas_url(ref, lifetime), path) for path, ref in references.items()]
-            text = call.dumps()
-            if len(text.encode()) <= protocol.INLINE_CALL_LIMIT:
-                environment[protocol.CALL_ENV] = text
-            else:
-                ref = self._upload_call(hook, text)
-                files.append(models.resource_file(hook.sas_url(ref, lifetime), protocol.CALL_FILE))
-                environment[protocol.CALL_FILE_ENV] = protocol.CALL_FILE
+            if self.confidential:
+                files.append(self.secret_file(hook, lifetime))
+            variable, call_files = self.call_files(hook, lifetime)
+            environment |= variable
+            files += call_files
         return models.task_options(
             batch_task_id,
             command_line,
@@ -103,37 +113,63 @@ class Submission:
             required_slots=settings.task_slots,
         )
 
-    def call(self) -> tuple[protocol.Call, dict[str, BlobRef]]:
-        """Return the engine's call, and the blobs that its arguments stand for, by their path on the node."""
-        references: dict[str, BlobRef] = {}
+    def call(self, folder: str = protocol.ARGUMENTS_DIR) -> tuple[protocol.Call, list[InputFile]]:
+        """Return the engine's call, and the blobs that its arguments stand for, by their names below a folder.
+
+        :param folder: on the node, relative to the working directory.
+        """
+        references: list[InputFile] = []
         call = protocol.Call(
             step=self.step,
-            arguments=[_argument(value, references) for value in self.arguments],
+            arguments=[_argument(value, folder, references) for value in self.arguments],
             context=dict(self.context),
             params=dict(self.params),
             inputs=[item.name for item in self.workspace.inputs],
             inputs_dir=self.workspace.inputs_dir,
             output_container=self.workspace.output_container,
+            secrets_file=protocol.SECRETS_FILE if self.confidential else "",
         )
         return call, references
 
-    def _upload_call(self, hook: BatchWrapHook, text: str) -> BlobRef:
-        from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
+    def call_files(self, hook: BatchWrapHook, lifetime: timedelta) -> tuple[dict[str, str], list[ResourceFile]]:
+        """Return the environment variable that says what to run, and the files that go with it.
 
-        data = text.encode()
-        hook.ensure_container(INPUTS_CONTAINER)
-        return hook.upload_bytes(INPUTS_CONTAINER, f"calls/{hashlib.sha256(data).hexdigest()}.json", data)
+        :param lifetime: of the addresses.
+        """
+        from airflow_batchwrap.hooks import models
+
+        call, references = self.call()
+        files, prefix = hook.bring(self.maker, references, protocol.ARGUMENTS_DIR, models.FILE_MODE, lifetime)
+        if prefix:
+            call, _ = self.call(f"{protocol.ARGUMENTS_DIR}/{prefix.rstrip('/')}")
+        data = call.dumps().encode()
+        if len(data) <= protocol.INLINE_CALL_LIMIT:
+            return {protocol.CALL_ENV: data.decode()}, files
+        name = f"calls/{hashlib.sha256(data).hexdigest()}.json"
+        ref = hook.upload_bytes(hook.own_container(self.maker, "inputs"), name, data, lifetime)
+        files.append(models.resource_file(hook.sas_url(ref, lifetime), protocol.CALL_FILE))
+        return {protocol.CALL_FILE_ENV: protocol.CALL_FILE}, files
+
+    def secret_file(self, hook: BatchWrapHook, lifetime: timedelta) -> ResourceFile:
+        """Upload what is confidential; return the file by which it comes to the node."""
+        from airflow_batchwrap.hooks import models
+
+        path, data = protocol.SECRETS_FILE, self.confidential.for_step()
+        if self.command:
+            path, data = protocol.SECRETS_SCRIPT, self.confidential.for_command()
+        ref = hook.upload_secret(self.maker, self.workspace.job_id, data, lifetime)
+        return models.resource_file(hook.sas_url(ref, lifetime), path, models.SECRET_MODE)
 
 
-def _argument(value: Any, references: dict[str, BlobRef]) -> protocol.Argument:
+def _argument(value: Any, folder: str, references: list[InputFile]) -> protocol.Argument:
     """Return how a value travels; a reference, alone or in a stage's list, becomes a file on the node."""
     reference = ValueReference.from_xcom(value)
     if reference is not None:
-        path = f"{protocol.ARGUMENTS_DIR}/{len(references)}.json"
-        references[path] = reference.ref
-        return protocol.Argument("file", path=path, size=reference.ref.size, sha256=reference.ref.sha256)
+        name = f"{len(references)}.json"
+        references.append(InputFile(name, reference.ref))
+        return protocol.Argument("file", path=f"{folder}/{name}", size=reference.ref.size, sha256=reference.ref.sha256)
     if isinstance(value, list | tuple) and _has_reference(value):
-        return protocol.Argument("list", items=[_argument(item, references) for item in value])
+        return protocol.Argument("list", items=[_argument(item, folder, references) for item in value])
     if _has_reference(value):
         raise ConfigError(
             "An argument is a dict that holds the value of a step, and that value is too large to travel in it. Pass "

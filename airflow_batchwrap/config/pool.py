@@ -37,7 +37,7 @@ _SubnetId = Annotated[
 class ResourceFileConfig(ConfigModel):
     """A file, or a container's files, that Batch puts on each node before the start task runs.
 
-    :param http_url: of one file; a SAS in it is not shown.
+    :param http_url: of one file; a SAS in it is in no message; Azure shows it to whoever may read the pool.
     :param storage_container_url: of a Blob container, all of whose files (or those of ``blob_prefix``) are taken.
     :param auto_storage_container_name: such a container of the Batch account's own storage account.
     :param file_path: where the file goes, below the start task's working directory; with a container, the folder.
@@ -77,7 +77,7 @@ class StartTaskConfig(ConfigModel):
 
     :param command_line: run by ``/bin/sh -c``, so that variables and ``&&`` work.
     :param resource_files: what Batch puts in its working directory first.
-    :param environment: names and values; the values are not shown.
+    :param environment: names and values; the values are in no message; Azure shows them to whoever may read the pool.
     :param max_task_retry_count: how often a non-zero exit is tried again.
     :param wait_for_success: whether a node takes Batch tasks only once it has succeeded.
     :param elevated: whether it runs as an administrator, as ``apt-get install`` needs.

@@ -43,6 +43,7 @@ class WorkflowConfig(ConfigFile):
     task_slots: Annotated[Positive, Field(le=MOST_SLOTS)] = 1
     output_container: str | None = None
     retention_days: Positive | None = None
+    unused_for: Duration | None = timedelta(days=30)
 
     @field_validator("pool_wait_timeout", "step_timeout", "job_wall_clock", "poll_interval")
     @classmethod

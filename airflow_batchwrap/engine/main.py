@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     output.make_live()
     work = Path(os.path.realpath(os.getcwd()))
     try:
-        call = _read_call(work)
+        call = prepare.with_secrets(_read_call(work), work)
     except (ProtocolError, OSError, UnicodeError) as error:
         output.say(str(error))
         remove(work / OUT_DIR)  # an earlier run's record must not pass for this one's

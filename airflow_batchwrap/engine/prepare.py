@@ -6,12 +6,13 @@ import json
 import os
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Optional
 
 from .errors import Unusable
 from .paths import RESERVED, digest, inside, relative_parts, remove
-from .protocol import OUT_DIR, STEPS_DIR, Argument, Call
+from .protocol import OUT_DIR, STEPS_DIR, Argument, Call, ProtocolError, Secrets
 
 _STEPS_PREFIX = "steps/"
 
@@ -42,6 +43,28 @@ def extract_steps(archive: Path, work: Path) -> Path:
             target.write_bytes(packed.read(info))
             target.chmod(0o755 if (info.external_attr >> 16) & 0o100 else 0o644)
     return folder
+
+
+def with_secrets(call: Call, work: Path) -> Call:
+    """Read the file of secrets, where the call has one: its variables go into the environment, its parameters into the
+    call that is returned.
+
+    The file stays: Batch brings it only once to a node, and may run the task there again.
+
+    :raises ProtocolError: the file is missing, or malformed. No value is in the message.
+    """
+    if not call.secrets_file:
+        return call
+    try:
+        text = work.joinpath(*relative_parts(call.secrets_file)).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ProtocolError(
+            f"the secrets file {call.secrets_file!r} cannot be read ({reason}): Batch should have put it there"
+        ) from None
+    secrets = Secrets.loads(text)
+    os.environ.update(secrets.environment)
+    return replace(call, params={**call.params, **secrets.params})
 
 
 def step_file(folder: Path, step: str) -> Path:

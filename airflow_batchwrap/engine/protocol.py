@@ -7,6 +7,8 @@ One run of a step, in the Batch task's working directory:
 * The archive arrives as :data:`ARCHIVE_NAME` and is started by ``python3 batchwrap.pyz``.
 * The *call* says what to run. It is the value of :data:`CALL_ENV` where that is at most :data:`INLINE_CALL_LIMIT`
   bytes; a larger one is the file that :data:`CALL_FILE_ENV` names, relative to the working directory.
+* What only this Batch task may read (*secrets*) is the file that the call's ``secrets_file`` names: JSON with the
+  environment variables and the parameters that are not to stand in the call or among the Batch task's own variables.
 * The engine leaves its answer below :data:`OUT_DIR`: :data:`RESULT_FILE` (the *result record*, always),
   :data:`VALUE_FILE` (the value, where it is too large for the record) and the files the step chose, below
   :data:`FILES_DIR`.
@@ -26,6 +28,8 @@ ARCHIVE_NAME = "batchwrap.pyz"
 CALL_ENV = "BATCHWRAP_CALL"
 CALL_FILE_ENV = "BATCHWRAP_CALL_FILE"
 CALL_FILE = "batchwrap-call.json"
+SECRETS_FILE = "batchwrap-secrets.json"  # for a step
+SECRETS_SCRIPT = "batchwrap-secrets.sh"  # for a command, which a shell reads first
 ARGUMENTS_DIR = "batchwrap-arguments"  # values that travel as files, one file each
 STEPS_DIR = "batchwrap-steps"  # where the engine unpacks the archive's steps
 OUT_DIR = "batchwrap-out"  # no leading dot: Batch's output file patterns skip dot-files
@@ -106,6 +110,7 @@ class Call:
     :param inputs_dir: where the input files are: absolute, or relative to the working directory, with ``$NAME``
         expanded from the environment; empty where there are none.
     :param output_container: the Blob container that the step's files go to; empty outside Batch.
+    :param secrets_file: a file of :class:`Secrets`, relative to the working directory; empty where there are none.
     """
 
     step: str
@@ -115,6 +120,7 @@ class Call:
     inputs: List[str] = field(default_factory=list)
     inputs_dir: str = ""
     output_container: str = ""
+    secrets_file: str = ""
     protocol: int = PROTOCOL_VERSION
 
     def dumps(self) -> str:
@@ -122,6 +128,8 @@ class Call:
         # through a dict in the order it was made.
         data = dict(vars(self))
         data["arguments"] = [argument.to_json() for argument in self.arguments]
+        if not self.secrets_file:
+            del data["secrets_file"]  # an engine that was packed before this field was added refuses it
         return json.dumps(data, allow_nan=False, separators=(",", ":"))
 
     @classmethod
@@ -132,6 +140,33 @@ class Call:
             return cls(**data)
         except TypeError as error:  # a field that is missing or unknown
             raise ProtocolError(f"the call is malformed: {error}") from error
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What travels beside the call, in a file that the Batch task alone may fetch.
+
+    :param environment: environment variables for the step and for what it starts.
+    :param params: parameters that belong to the call's own.
+    """
+
+    environment: Dict[str, str] = field(default_factory=dict, repr=False)
+    params: Dict[str, Any] = field(default_factory=dict, repr=False)
+    protocol: int = PROTOCOL_VERSION
+
+    def __bool__(self) -> bool:
+        return bool(self.environment or self.params)
+
+    def dumps(self) -> str:
+        return json.dumps(vars(self), allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def loads(cls, text: str) -> Secrets:
+        data = _object(text, "secrets file")
+        try:
+            return cls(**data)
+        except TypeError as error:  # a field that is missing or unknown: its name, and no value
+            raise ProtocolError(f"the secrets file is malformed: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 from airflow.sdk import BaseHook
 
 from airflow_batchwrap.exceptions import ConfigError, Throttled
-from airflow_batchwrap.hooks.blobs import BlobCalls
 from airflow_batchwrap.hooks.bulk import BulkCalls
 from airflow_batchwrap.hooks.errors import translated
 from airflow_batchwrap.hooks.pools import PoolCalls
 from airflow_batchwrap.hooks.tasks import TaskCalls
+from airflow_batchwrap.hooks.unused import UnusedCalls
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -42,7 +42,7 @@ _QUIETED = {
 }
 
 
-class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, BlobCalls, BaseHook):
+class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
     """Talk to one Batch account and one storage account.
 
     :param azure_batch_conn_id: Airflow connection of type ``azure_batch``.

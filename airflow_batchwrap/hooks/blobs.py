@@ -1,33 +1,28 @@
-"""Blob storage: content-addressed uploads, SAS of the least privilege, results read and downloaded."""
+"""Blob storage: containers, SAS of the least privilege, results read and downloaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from airflow_batchwrap import metrics
-from airflow_batchwrap.exceptions import ConfigError, TryAgain
-from airflow_batchwrap.waiting import pause_after
-from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference
+from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.workspace import BlobRef, ValueReference
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, UserDelegationKey
 
-INPUTS_CONTAINER = "batchwrap-inputs"
 _THREADS = 8
 _CHUNK = 4 * 1024 * 1024  # bytes
 # A user delegation key lives at most 7 days (Azure Storage, "Create a user delegation SAS").
 _DELEGATION_DAYS = 7
 _CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
-_COPY_TIMEOUT = 600.0  # seconds
 # By how much an address may outlive an identity's signature before anybody needs to know. The default lifetime is the
 # longest life of a job and a day, which is to spare; the key is up to an hour old, and its start a little earlier.
 _SPARE = timedelta(days=1, hours=2)
@@ -55,15 +50,18 @@ class BlobCalls:
 
     # --- containers
 
-    def ensure_container(self, name: str) -> None:
-        """Create a container unless it is there. One that is there will do where none may be created."""
+    def ensure_container(self, name: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Create a container unless it is there. One that is there will do where none may be created.
+
+        :param metadata: of a container that is created.
+        """
         from azure.core.exceptions import HttpResponseError, ResourceExistsError
 
         from airflow_batchwrap.hooks.errors import code_of
 
         with self.blob_call(f"create container {name!r}"):
             try:
-                self.blobs.create_container(name)
+                self.blobs.create_container(name, metadata=dict(metadata) if metadata else None)
             except ResourceExistsError as error:
                 if code_of(error) != "ContainerAlreadyExists":
                     raise
@@ -81,109 +79,6 @@ class BlobCalls:
                 look()
                 return True
         return False
-
-    # --- uploads, addressed by content
-
-    def upload_bytes(self, container: str, blob: str, data: bytes) -> BlobRef:
-        """Upload content under a name that holds its sha256, unless it is there."""
-        ref = BlobRef(container, blob, len(data), hashlib.sha256(data).hexdigest())
-        if not self._is_there(ref):
-            self._upload(ref, data)
-        return ref
-
-    def upload_file(self, container: str, folder: str, path: Path, name: str) -> InputFile:
-        """Upload one input file to ``<folder>/<sha256>/<name>``, unless it is there.
-
-        :param name: as the step opens it.
-        :raises ConfigError: the file cannot be read, or changed while it was read.
-        """
-        try:
-            with path.open("rb") as source:
-                sha256, size = hash_stream(source)
-                ref = BlobRef(container, f"{folder}/{sha256}/{name}", size, sha256)
-                if not self._is_there(ref):
-                    source.seek(0)
-                    self._upload(ref, source)
-                    source.seek(0)
-                    if hash_stream(source) != (sha256, size):
-                        self._discard(ref)
-                        raise ConfigError(f"Input file {str(path)!r} changed while it was uploaded. Run it again.")
-        except OSError as error:
-            raise ConfigError(
-                f"Input file {str(path)!r} cannot be read: {error.strerror}. Check `inputs` and its rights."
-            ) from None
-        return InputFile(name, ref)
-
-    def upload_inputs(self, files: Sequence[tuple[str, Path]]) -> tuple[InputFile, ...]:
-        """Upload input files side by side, each once for ever; return them in the order given.
-
-        :param files: name for the step, and local path.
-        """
-        if not files:
-            return ()
-        self.ensure_container(INPUTS_CONTAINER)
-        return tuple(
-            side_by_side(partial(self.upload_file, INPUTS_CONTAINER, "files", path, name) for name, path in files)
-        )
-
-    def gather_set(self, files: Sequence[InputFile]) -> str:
-        """Copy input blobs, inside the storage account, below one prefix that stands for the whole set.
-
-        A job preparation task names at most about 80 addresses, but one prefix brings any number of files.
-
-        :return: the prefix, ``sets/<sha256 of the list>/``.
-        """
-        listing = json.dumps([[item.name, item.ref.sha256] for item in files])
-        prefix = f"sets/{hashlib.sha256(listing.encode()).hexdigest()}/"
-        container = self.blobs.get_container_client(INPUTS_CONTAINER)
-
-        def copy(item: InputFile) -> None:
-            with self.blob_call(f"copy input {item.name!r} inside container {INPUTS_CONTAINER!r}"):
-                target = container.get_blob_client(prefix + item.name)
-                state = str(target.start_copy_from_url(self.sas_url(item.ref, timedelta(hours=1)))["copy_status"])
-                began = time.monotonic()
-                # Within one storage account a copy is over at once, but that is no promise.
-                while state == "pending" and time.monotonic() - began < _COPY_TIMEOUT:
-                    time.sleep(pause_after(time.monotonic() - began, 5))
-                    state = str(target.get_blob_properties().copy.status)
-                if state != "success":
-                    raise TryAgain(
-                        f"Storage did not copy input {item.name!r} inside container {INPUTS_CONTAINER!r} (its state is "
-                        f"{state!r}). Try again."
-                    )
-
-        with self.blob_call(f"list container {INPUTS_CONTAINER!r}"):
-            # What is still being copied has its name and size already.
-            there = {
-                blob.name: blob.size
-                for blob in container.list_blobs(name_starts_with=prefix, include=["copy"])
-                if blob.copy.status in (None, "success")
-            }
-        missing = [item for item in files if there.get(prefix + item.name) != item.ref.size]
-        side_by_side(partial(copy, item) for item in missing)
-        return prefix
-
-    def _is_there(self, ref: BlobRef) -> bool:
-        """Tell whether a blob of this name, which holds its own hash, has the whole content."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        with self.blob_call(f"look for blob {ref.blob!r}"):
-            try:
-                properties = self.blobs.get_blob_client(ref.container, ref.blob).get_blob_properties()
-            except ResourceNotFoundError:
-                return False
-            return bool(properties.size == ref.size and (properties.metadata or {}).get("sha256") == ref.sha256)
-
-    def _upload(self, ref: BlobRef, data: bytes | IO[bytes]) -> None:
-        with self.blob_call(f"upload blob {ref.blob!r} to container {ref.container!r}"):
-            self.blobs.get_blob_client(ref.container, ref.blob).upload_blob(
-                data, length=ref.size, overwrite=True, metadata={"sha256": ref.sha256}, max_concurrency=2
-            )
-        metrics.count(metrics.UPLOADED, ref.size)
-
-    def _discard(self, ref: BlobRef) -> None:
-        with self.blob_call(f"delete blob {ref.blob!r}"):
-            self.blobs.get_blob_client(ref.container, ref.blob).delete_blob()
 
     # --- SAS
 
@@ -356,18 +251,23 @@ class BlobCalls:
 
     def delete_blobs_before(self, container: str, prefix: str, moment: datetime) -> int:
         """Delete the blobs below a prefix that were last written before a moment; return how many."""
+        client = self.blobs.get_container_client(container)
+        with self.blob_call(f"list container {container!r}"):
+            old = [item.name for item in client.list_blobs(name_starts_with=prefix) if item.last_modified < moment]
+        return self.delete_blobs(container, old)
+
+    def delete_blobs(self, container: str, names: Sequence[str]) -> int:
+        """Delete blobs side by side; one that is gone already is fine. Return how many were named."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        client = self.blobs.get_container_client(container)
 
         def delete(name: str) -> None:
             with self.blob_call(f"delete blob {name!r} of container {container!r}"), suppress(ResourceNotFoundError):
                 client.delete_blob(name)
 
-        from azure.core.exceptions import ResourceNotFoundError
-
-        client = self.blobs.get_container_client(container)
-        with self.blob_call(f"list container {container!r}"):
-            old = [item.name for item in client.list_blobs(name_starts_with=prefix) if item.last_modified < moment]
-        side_by_side(partial(delete, name) for name in old)
-        return len(old)
+        side_by_side(partial(delete, name) for name in names)
+        return len(names)
 
     def stream_blob(self, container: str, blob: str) -> Iterator[bytes]:
         """Yield a blob's content in order, in pieces of a few MB."""

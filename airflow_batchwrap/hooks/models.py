@@ -25,6 +25,8 @@ USER = models.UserIdentity(
 FILE_MODE = "0755"  # the service's default, 0770, shuts out other users of the node
 # Given to Batch's agent, which owns the files: the job preparation task's user may not be allowed to change them.
 INPUT_MODE = "0555"
+# Batch's agent and the user of the Batch task, which has the group, may read it; nobody changes it.
+SECRET_MODE = "0440"  # noqa: S105 - a file mode
 INPUTS_DIR = "inputs"
 FINGERPRINT_ENV = "BATCHWRAP_FINGERPRINT"
 PREPARATION_ID = "jobpreparation"

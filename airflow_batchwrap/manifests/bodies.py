@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.confidential import Confidential
 from airflow_batchwrap.attempts.submission import Submission
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.naming import Maker
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ class Bodies:
     Two addresses are signed in all, one for the archive and one for the results' container, and not two for each entry.
 
     :param settings: of these, the times, slots and retries count.
-    :param params: the DAG run's.
+    :param params: the DAG run's, without those that are secret.
     :param context: what the step may read of Airflow's.
+    :param maker: whose containers the uploads go to.
+    :param confidential: what all entries may read, in a file of its own.
     :param keep_output: whether stdout and stderr are kept of entries that succeed as well.
     """
 
@@ -41,6 +44,8 @@ class Bodies:
         params: Mapping[str, Any],
         context: Mapping[str, Any],
         keep_output: bool,
+        maker: Maker,
+        confidential: Confidential | None = None,
     ) -> None:
         from azure.batch.models import OutputFileUploadCondition
 
@@ -50,7 +55,9 @@ class Bodies:
         self._params, self._context = params, context
         self._lifetime = settings.job_wall_clock + settings.sas_extra
         self._lock = threading.Lock()
-        self._has_container = False
+        self._maker = maker
+        self._confidential = confidential or Confidential()
+        self._secret_files: dict[str, dict[str, Any]] = {}
         url = hook.container_sas_url(workspace.output_container, self._lifetime, write=True)
         outputs = models.step_outputs(url, _PREFIX)
         if not keep_output:
@@ -81,24 +88,26 @@ class Bodies:
 
         body = {**self._pattern, "id": row.batch_task_id, "environmentSettings": self._environment}
         if row.command:
-            body["commandLine"] = models.shell_command(row.command)
+            command = row.command
+            if self._confidential:
+                command = f". ./{protocol.SECRETS_SCRIPT}; {command}"
+                body["resourceFiles"] = self._secret_file(row.command)
+            body["commandLine"] = models.shell_command(command)
             # Of a command there is no record and no value, and it chooses no files.
             outputs = [item for item in self._outputs if item["filePattern"].startswith("../")]
         else:
             outputs = self._outputs
             environment, files = self._call(row)
             body["environmentSettings"] = [*self._environment, environment]
-            body["resourceFiles"] = [*self._archive, *files]
+            body["resourceFiles"] = [*self._archive, *self._secret_file(""), *files]
         body["outputFiles"] = [_placed(item, row.output_prefix) for item in outputs]
         return body
 
     def _call(self, row: Row) -> tuple[dict[str, str], list[dict[str, Any]]]:
         """Return the variable that says what to run, and the files that go with it."""
-        from airflow_batchwrap.hooks import models
-
         if not self._archive:
             raise ConfigError(f"The workspace holds no steps, so {row.step!r} cannot run: give its set-up `steps`.")
-        call, references = Submission(
+        variable, files = Submission(
             workspace=self._workspace,
             step=row.step,
             command="",
@@ -108,26 +117,33 @@ class Bodies:
             context={**self._context, "map_index": row.entry, "attempt": row.attempt},
             output_prefix=row.output_prefix,
             settings=self._settings,
-        ).call()
-        files = {path: self._hook.sas_url(ref, self._lifetime) for path, ref in references.items()}
-        text = call.dumps()
-        name, value = protocol.CALL_ENV, text
-        if len(text.encode()) > protocol.INLINE_CALL_LIMIT:
-            name, value = protocol.CALL_FILE_ENV, protocol.CALL_FILE
-            files[protocol.CALL_FILE] = self._upload(text.encode())
-        resources = [models.resource_file(url, path).as_dict() for path, url in files.items()]
-        return {"name": name, "value": value}, resources
+            maker=self._maker,
+            confidential=self._confidential,
+        ).call_files(self._hook, self._lifetime)
+        ((name, value),) = variable.items()
+        return {"name": name, "value": value}, [file.as_dict() for file in files]
 
-    def _upload(self, data: bytes) -> str:
-        """Upload a call that is too large for a variable; return its address."""
-        from airflow_batchwrap.hooks.blobs import INPUTS_CONTAINER
-
+    def _secret_file(self, command: str) -> list[dict[str, Any]]:
+        """Return the file of secrets, which all entries of a kind share: uploaded and signed once."""
+        if not self._confidential:
+            return []
+        kind = "command" if command else "step"
         with self._lock:
-            if not self._has_container:
-                self._hook.ensure_container(INPUTS_CONTAINER)
-                self._has_container = True
-        ref = self._hook.upload_bytes(INPUTS_CONTAINER, f"calls/{hashlib.sha256(data).hexdigest()}.json", data)
-        return self._hook.sas_url(ref, self._lifetime)
+            if kind not in self._secret_files:
+                submission = Submission(
+                    self._workspace,
+                    "",
+                    command,
+                    [],
+                    {},
+                    self._context,
+                    "",
+                    self._settings,
+                    self._maker,
+                    confidential=self._confidential,
+                )
+                self._secret_files[kind] = submission.secret_file(self._hook, self._lifetime).as_dict()
+            return [self._secret_files[kind]]
 
 
 def _placed(output: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from airflow_batchwrap.workspace import BlobRef, Workspace
 if TYPE_CHECKING:
     from azure.batch.models import ResourceFile
 
+    from airflow_batchwrap.attempts.confidential import Confidential
     from airflow_batchwrap.attempts.opening import Opening
     from airflow_batchwrap.hooks.views import EntityView
 
@@ -128,12 +129,16 @@ def _mark_of(item: EntityView) -> tuple[int, int] | None:
 
 
 def fingerprint_of(
-    workspace: Workspace, rows: Sequence[Row], params: Mapping[str, Any], environment: Mapping[str, str]
+    workspace: Workspace,
+    rows: Sequence[Row],
+    params: Mapping[str, Any],
+    environment: Mapping[str, str],
+    confidential: Confidential,
 ) -> str:
     """Return what makes a manifest this one.
 
-    No SAS, no time and no try number is in it, and of the environment the names alone: a value may well be a token
-    that is rendered anew for each try.
+    No SAS, no time and no try number is in it, and of the environment and of what is confidential the names alone: a
+    value may well be a token that is rendered anew for each try.
     """
     text = json.dumps(
         {
@@ -142,6 +147,7 @@ def fingerprint_of(
             "inputs": [[item.name, item.ref.sha256] for item in workspace.inputs],
             "params": params,
             "environment": sorted(environment),
+            "confidential": confidential.names,
         },
         sort_keys=True,
     )

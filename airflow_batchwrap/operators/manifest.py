@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap import metrics
-from airflow_batchwrap.attempts.belongings import Belongings
+from airflow_batchwrap.attempts.belongings import Belongings, delete_job
+from airflow_batchwrap.attempts.confidential import Confidential, split_confidential
 from airflow_batchwrap.attempts.opening import Opening
 from airflow_batchwrap.attempts.retrying import is_tried_again
 from airflow_batchwrap.attempts.submission import plain_values
@@ -100,8 +101,10 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
     :param keep_output: keep stdout and stderr of every entry; False keeps them of those that fail, which spares two
         uploads for each of the others.
     :param threads: how many requests submit entries at a time.
-    :param environment: environment variables for the entries. Templates in them are rendered, and their values shown
-        nowhere.
+    :param environment: environment variables for the entries. Templates in them are rendered, and their values are
+        neither in a log nor among Airflow's rendered fields; but Batch shows them to whoever may read its account.
+    :param secrets: environment variables too, by name, whose values travel in a file that the nodes fetch: Batch does
+        not show them. Their templates are rendered when the entries are submitted.
     :param step_timeout: how long an entry may take from its start on a node.
     :param task_slots: how many of a node's task slots an entry takes.
     """
@@ -121,6 +124,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         keep_output: bool = True,
         threads: Templated[int | str] = 8,
         environment: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         step_timeout: Setting[timedelta | str] = timedelta(hours=24),
         task_slots: Setting[int | str] = 1,
         **kwargs: Any,
@@ -135,6 +139,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         self.keep_output = keep_output
         self.threads = threads
         self.environment = dict(environment or {})
+        self.secrets = dict(secrets or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
 
@@ -165,10 +170,11 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         """Open this round's job, or the one that an earlier try opened, and submit what is not there."""
         epoch = self.epoch(work.context)
         rows_of, workspace, resource_files = self._what_to_run(work, epoch)
-        params = plain_values(dict(work.context.get("params") or {}), "the DAG run's params")
         environment = self._environment(work.context)
+        every_param = plain_values(dict(work.context.get("params") or {}), "the DAG run's params")
+        params, confidential = split_confidential(self, work.context, every_param, environment)
         allowed = allowed_failures(self.max_failures, len(rows_of), self.task_id)
-        fingerprint = fingerprint_of(workspace, rows_of, params, environment)
+        fingerprint = fingerprint_of(workspace, rows_of, params, environment, confidential)
         rows, number = self._rows_left(work, rows_of)
         if work.noted is not None and all(row.is_over for row in rows):
             self.log.info("All entries have succeeded already")
@@ -185,7 +191,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             name = f"{folder}/plan-e{job.epoch}-{job.number}.jsonl"
             ref = self.hook.upload_stream(workspace.output_container, name, plan)
         if job.state != "ended":
-            bodies = self._bodies(work, workspace, environment, params)
+            bodies = self._bodies(work, workspace, environment, params, confidential)
             there = self.hook.task_ids(job.job_id)
             self._submit(work, [row for row in todo if row.batch_task_id not in there], len(todo), bodies)
         work.round = Round(
@@ -242,7 +248,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         result, failure = self._settlement(work, of).settle(event)
         NotedRound(of.number, failure is not None, result, context["ti"].max_tries).save(context)
         context["ti"].xcom_push(key="table", value=result)  # of a manifest that failed, too
-        self._remove(of.job_id)
+        self._remove(work, of.job_id)
         if failure is not None:
             raise failure
         return result
@@ -250,7 +256,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
     def end(self, work: ManifestTry) -> None:
         """End the manifest's job and nothing else; one request does."""
         if work.job_id:
-            self._remove(work.job_id)
+            self._remove(work, work.job_id)
 
     def ended_error(self, work: ManifestTry) -> BatchWrapError:
         """Return the error of a manifest that a person has ended."""
@@ -277,7 +283,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             return
         if work.job_id:
             # This one and no other: where the task was cleared, its next try may have made another.
-            self._remove(work.job_id)
+            self._remove(work, work.job_id)
         elif work.belongings is not None and work.belongings.has_made and (left := work.belongings.remove("job")):
             self.log.error("Left behind: %s", "; ".join(left))
 
@@ -322,7 +328,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             # A container that was named may serve many DAGs.
             prefix = f"{opening.belongings.maker.folder}/{workspace.output_prefix}"
             workspace = replace(workspace, output_container=named, output_prefix=prefix)
-        return workspace, opening.bring(workspace.inputs)[0]
+        return workspace, opening.bring_again(workspace)
 
     def _opening(self, work: ManifestTry) -> Opening:
         work.belongings = work.belongings or self.belongings(work.context)
@@ -361,16 +367,23 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         return f"{workspace.output_prefix}/{result_folder(self.task_id, group, self.map_index(work.context))}"
 
     def _bodies(
-        self, work: ManifestTry, workspace: Workspace, environment: Mapping[str, str], params: Mapping[str, Any]
+        self,
+        work: ManifestTry,
+        workspace: Workspace,
+        environment: Mapping[str, str],
+        params: Mapping[str, Any],
+        confidential: Confidential,
     ) -> Bodies:
         return Bodies(
             self.hook,
-            workspace,
+            replace(workspace, job_id=work.job_id),
             self.settings,
             environment=environment,
             params=params,
             context={**self.identity(work.context), "try_number": work.number},
             keep_output=self.keep_output,
+            maker=self._opening(work).belongings.maker,
+            confidential=confidential,
         )
 
     def _submit(self, work: ManifestTry, missing: list[Row], expected: int, bodies: Bodies) -> None:
@@ -413,10 +426,10 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             limit=str(work.deadline or f"job_wall_clock ({self.settings.job_wall_clock})"),
         )
 
-    def _remove(self, job_id: str) -> None:
+    def _remove(self, work: ManifestTry, job_id: str) -> None:
         """Delete the manifest's job; where that fails it ends later, and what the caller has to say goes first."""
         try:
-            if self.hook.delete_job(job_id):
+            if delete_job(self.hook, self._opening(work).belongings.maker, job_id):
                 self.log.info("Removed job %s", job_id)
         except BatchWrapError as error:
             self.log.warning("%s It ends by its wall clock, or by the sweep.", error)

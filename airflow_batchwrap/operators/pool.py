@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap import __version__
 from airflow_batchwrap.attempts.belongings import remove_workspace
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
-from airflow_batchwrap.naming import INSTANCE, MAKER, digest
+from airflow_batchwrap.naming import INSTANCE, MAKER, SWEPT_ROLES, Maker, digest
 from airflow_batchwrap.operators.base import BatchWrapOperator, Setting, Templated
 from airflow_batchwrap.operators.setup import SetUpOperator
 from airflow_batchwrap.workspace import Workspace
@@ -178,6 +179,8 @@ class DeletePoolOperator(BatchWrapOperator):
     :param pool_id: delete this pool, in place of a workspace.
     :param retention_days: delete result files of this DAG, from its runs of old, once they are older than that; by
         default they are kept.
+    :param unused_for: delete archives, inputs and calls of this DAG that no run of it has used for so long; None keeps
+        them.
     """
 
     def __init__(
@@ -186,12 +189,14 @@ class DeletePoolOperator(BatchWrapOperator):
         workspace: Templated[Any] = None,
         pool_id: Templated[str | None] = None,
         retention_days: Setting[int | str | None] = None,
+        unused_for: Setting[timedelta | str | None] = timedelta(days=30),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.workspace = workspace
         self.pool_id = pool_id
         self.retention_days = retention_days
+        self.unused_for = unused_for
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove; return what was removed."""
@@ -204,16 +209,28 @@ class DeletePoolOperator(BatchWrapOperator):
             workspace = Workspace(self.pool_id, owns_pool=True, job_id="")
         else:
             workspace = Workspace.from_xcom(self.workspace)
-        removed = remove_workspace(self.hook, self.log, workspace)
+        maker = self.maker(context)
+        removed = remove_workspace(self.hook, self.log, workspace, maker)
         if removed.failed:
             raise TryAgain(f"Not everything could be removed. Left behind: {'; '.join(removed.failed)}")
         if (days := self.settings.retention_days) and workspace.output_container:
-            self._delete_old_results(context, workspace, timedelta(days=days))
+            self._delete_old_results(maker, workspace, timedelta(days=days))
+        if (unused_for := self.settings.unused_for) is not None:
+            self._delete_unused(maker, unused_for)
         return {"job_id": removed.job_id, "pool_id": removed.pool_id}
 
-    def _delete_old_results(self, context: Context, workspace: Workspace, age: timedelta) -> None:
+    def _delete_unused(self, maker: Maker, unused_for: timedelta) -> None:
+        """Delete what no run has used for long; that it could not be is no reason to fail: the next run tries again."""
+        for role in SWEPT_ROLES:
+            name, marks = maker.container_for(role), maker.container_marks(__version__, role)
+            try:
+                if count := self.hook.delete_unused(self.hook.find_unused(name, marks, unused_for)):
+                    self.log.info("Deleted %s blobs of container %s that no run uses any more", count, name)
+            except BatchWrapError as error:
+                self.log.warning("What no run uses any more stays in container %s: %s", name, error)
+
+    def _delete_old_results(self, maker: Maker, workspace: Workspace, age: timedelta) -> None:
         # The DAG's own container, or its folder in one that was named and may serve many DAGs.
-        maker = self.maker(context)
         root = "" if workspace.output_container == maker.container else f"{maker.folder}/"
         count = self.hook.delete_blobs_before(workspace.output_container, root, datetime.now(UTC) - age)
         self.log.info("Deleted %s result files older than %s days", count, age.days)

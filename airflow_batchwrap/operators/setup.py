@@ -265,7 +265,9 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         if (there := work.workspace) is not None:
             job_id = "" if there.job_id in spare else there.job_id
             mine = replace(there, job_id=job_id, owns_pool=there.owns_pool and there.pool_id not in spare)
-            left += remove_workspace(self.hook, self.log, mine).failed
+            # On the way out there is no time to ask Airflow for its name again.
+            maker = work.belongings.maker if work.belongings is not None else self.maker(work.context)
+            left += remove_workspace(self.hook, self.log, mine, maker).failed
         if not left and work.belongings is not None and work.belongings.has_made:
             left = work.belongings.remove("job", "pool", spare=spare)
         if left:

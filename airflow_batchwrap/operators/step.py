@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap import metrics
 from airflow_batchwrap.attempts.attempt import Attempts, Submitted, end_task
 from airflow_batchwrap.attempts.belongings import Belongings
+from airflow_batchwrap.attempts.confidential import split_confidential
 from airflow_batchwrap.attempts.outcome import Outcome
 from airflow_batchwrap.attempts.progress import Follower
 from airflow_batchwrap.attempts.reported import ReportedAttempts
@@ -76,8 +77,10 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
     :param value: what the step before returned, instead of ``args``: the single argument, or none where it is None.
     :param workspace: what a set-up task returned.
     :param pool_id: run on this pool as it is, in a job of its own that ends with the task, instead of a workspace.
-    :param environment: environment variables for the step. Templates in them are rendered, and their values shown
-        nowhere: neither in logs nor among Airflow's rendered fields.
+    :param environment: environment variables for the step. Templates in them are rendered, and their values are neither
+        in a log nor among Airflow's rendered fields; but Batch shows them to whoever may read its account.
+    :param secrets: environment variables too, by name, whose values travel in a file that the node fetches: Batch does
+        not show them. Their templates, such as ``{{ conn.my_db.password }}``, are rendered when the step is submitted.
     :param step_timeout: how long the step may take from its start on a node; Batch ends it then. For how long it may
         wait for a node as well, ``job_wall_clock`` is the limit.
     :param task_slots: how many of a node's task slots it takes.
@@ -99,6 +102,7 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
         workspace: Templated[Any] = None,
         pool_id: Templated[str | None] = None,
         environment: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
         step_timeout: Setting[timedelta | str] = timedelta(hours=24),
         task_slots: Setting[int | str] = 1,
         **kwargs: Any,
@@ -112,6 +116,7 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
         self.workspace = workspace
         self.pool_id = pool_id
         self.environment = dict(environment or {})
+        self.secrets = dict(secrets or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
 
@@ -300,16 +305,21 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
             )
         passed_on = [] if self.value is None else [self.value]
         arguments = passed_on if self.has_value else driver_arguments(self.args)
+        environment = self._environment(work.context)
+        every_param = plain_values(dict(work.context.get("params") or {}), "the DAG run's params")
+        params, confidential = split_confidential(self, work.context, every_param, environment)
         return Submission(
             workspace=workspace,
             step=step,
             command=self.command or "",
             arguments=plain_values(arguments, f"the arguments of {self._name!r}"),
-            params=plain_values(dict(work.context.get("params") or {}), "the DAG run's params"),
+            params=params,
             context={**self.identity(work.context), "try_number": work.number, "attempt": attempt.number},
             output_prefix=self._prefix(work.context, workspace, attempt),
             settings=self.settings,
-            environment=self._environment(work.context),
+            maker=self.maker(work.context),
+            environment=environment,
+            confidential=replace(confidential, params={}) if self.command else confidential,
         )
 
     def _environment(self, context: Context) -> dict[str, str]:

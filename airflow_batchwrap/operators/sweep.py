@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap import sweep
 from airflow_batchwrap.config.durations import parse_duration
 from airflow_batchwrap.exceptions import ConfigError, TryAgain
+from airflow_batchwrap.instance import name_of_instance
 from airflow_batchwrap.operators.base import BatchWrapOperator, Templated
 
 if TYPE_CHECKING:
@@ -15,21 +16,29 @@ if TYPE_CHECKING:
 
 
 class SweepOrphansOperator(BatchWrapOperator):
-    """List the pools and jobs of this package whose DAG run is over, and remove them if ``delete`` says so.
+    """List this package's pools and jobs whose DAG run is over, and unused blobs; remove them if ``delete`` says so.
 
     Only what carries this package's metadata is looked at. A run that this Airflow does not know may belong to another
     one on the same account: what it made stays, unless ``older_than`` is given.
 
     :param delete: remove what the list says would go; by default nothing is changed.
     :param older_than: also let go of what runs unknown to this Airflow made, once it is older than this.
+    :param unused_for: let go of archives, inputs and calls in Blob, of all DAGs of this Airflow, that nothing has used
+        for so long; what a run said that it needs longer stays. None leaves Blob alone.
     """
 
     def __init__(
-        self, *, delete: bool = False, older_than: Templated[timedelta | str | None] = None, **kwargs: Any
+        self,
+        *,
+        delete: bool = False,
+        older_than: Templated[timedelta | str | None] = None,
+        unused_for: Templated[timedelta | str | None] = timedelta(days=30),
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.delete = delete
         self.older_than = older_than
+        self.unused_for = unused_for
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Look; return kind, id, owner, age in seconds, and what becomes of each and why."""
@@ -40,9 +49,9 @@ class SweepOrphansOperator(BatchWrapOperator):
                 return "live"
             return "over" if count(dag_id, run_ids=[run_id], states=["success", "failed"]) else "unknown"
 
-        found = sweep.look(self.hook, ask, self._age())
-        if self.delete:
-            found = sweep.remove(self.hook, found)
+        older_than, unused_for = self._age("older_than"), self._age("unused_for")
+        instance = name_of_instance() if unused_for is not None else None
+        found = sweep.sweep(self.hook, ask, older_than, unused_for, delete=self.delete, instance=instance)
         for item in found:
             becomes = "removed" if item.removed else "would go" if item.goes and not self.delete else "stays"
             owner = f"{item.dag_id} {item.run_id}"
@@ -53,10 +62,11 @@ class SweepOrphansOperator(BatchWrapOperator):
             raise TryAgain(f"Not everything could be removed: {'; '.join(left)}")
         return [item.to_json() for item in found]
 
-    def _age(self) -> timedelta | None:
-        if self.older_than is None or self.older_than == "":
+    def _age(self, name: str) -> timedelta | None:
+        given = getattr(self, name)
+        if given is None or given == "":
             return None
         try:
-            return parse_duration(self.older_than)
+            return parse_duration(given)
         except ValueError as error:
-            raise ConfigError(f"Task {self.task_id!r}: older_than = {self.older_than!r}: {error}.") from None
+            raise ConfigError(f"Task {self.task_id!r}: {name} = {given!r}: {error}.") from None

@@ -22,6 +22,9 @@ class SweepOptions:
     :param delete: remove the orphans.
     :param older_than: let go of what runs unknown to Airflow made, once it is older than this.
     :param conn_id: the Batch account's connection.
+    :param unused_for: look for blobs that have not been used for so long as well; None leaves Blob alone.
+    :param wasb_conn_id: the storage account's connection.
+    :param instance: the name of the Airflow whose blobs these are; another one's are left alone.
     :param airflow: the address of Airflow's API server; None asks nobody, and knows of no run.
     :param user: who signs in there.
     :param token: in place of user and password.
@@ -34,6 +37,9 @@ class SweepOptions:
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    unused_for: timedelta | None = None
+    wasb_conn_id: str = "wasb_default"
+    instance: str | None = None
 
 
 class RunStates(AirflowClient):
@@ -60,21 +66,26 @@ def run(options: SweepOptions, console: Console) -> None:
     """
     from airflow_batchwrap.hooks.batch import BatchWrapHook
 
-    if not options.airflow and options.older_than is None:
+    by_age_alone = options.older_than is not None or options.unused_for is not None
+    if not options.airflow and not by_age_alone:
         raise ConfigError(
             "Nothing says which runs are over. Give --airflow, the address of the Airflow that ran them, or "
-            "--older-than, the age from which what batchwrap made is an orphan."
+            "--older-than, the age from which what batchwrap made is an orphan, or --unused-for, for blobs."
+        )
+    if options.unused_for is not None and not options.instance:
+        raise ConfigError(
+            "Nothing says whose blobs are meant: several Airflows may share the storage account. Give --instance, the "
+            "name of the Airflow: [batchwrap] instance, or the Airflow variable batchwrap_instance."
         )
     if options.airflow and not (options.token or (options.user and options.password)):
         raise ConfigError(
             "No way to sign in to Airflow. Set BATCHWRAP_AIRFLOW_TOKEN, or --user and BATCHWRAP_AIRFLOW_PASSWORD."
         )
-    hook = BatchWrapHook(options.conn_id)
+    hook = BatchWrapHook(options.conn_id, options.wasb_conn_id)
     with ExitStack() as stack:
         ask: sweep.Ask = stack.enter_context(RunStates(options)).ask if options.airflow else _nobody
-        found = sweep.look(hook, ask, options.older_than)
-    if options.delete:
-        found = sweep.remove(hook, found)
+        ages = options.older_than, options.unused_for
+        found = sweep.sweep(hook, ask, *ages, delete=options.delete, instance=options.instance)
     show(found, options.delete, console)
     if options.delete and any(item.goes and not item.removed for item in found):
         raise BatchWrapError("Not everything could be removed: the table says why.")
@@ -86,7 +97,7 @@ def show(found: list[sweep.Finding], delete: bool, console: Console) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    for title in ("", "Pool or job", "DAG", "Run", "Age", "Why"):
+    for title in ("", "What", "DAG", "Run", "Age", "Why"):
         table.add_column(title, overflow="fold")
     for item in found:
         becomes = "removed" if item.removed else "stays" if not item.goes else "left" if delete else "would go"

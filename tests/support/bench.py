@@ -62,7 +62,7 @@ class Bench:
             (folder / f"{stem.removeprefix('_')}.py").write_text(textwrap.dedent(text))
         return name
 
-    def make(self, kind: Callable[..., T], task_id: str | None = None, **arguments: Any) -> T:
+    def make(self, kind: Callable[..., T], task_id: str | None = None, /, **arguments: Any) -> T:
         """Make an operator in the bench's DAG."""
         given = {"poll_interval": 1.0, **arguments}
         return kind(task_id=task_id or f"t{len(self.dag.task_dict)}", dag=self.dag, **given)

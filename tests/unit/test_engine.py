@@ -212,6 +212,81 @@ def test_a_large_value_gets_its_own_file_and_comes_back_as_an_argument(node: Nod
     assert "is not what was sent" in changed.error.message
 
 
+def test_values_that_came_by_a_prefix_are_found_below_their_whole_names(here: Node) -> None:
+    folder = here.work / protocol.ARGUMENTS_DIR / "sets/abc"
+    folder.mkdir(parents=True)
+    sent = []
+    for number in range(3):
+        data = json.dumps([number]).encode()
+        (folder / f"{number}.json").write_bytes(data)
+        path = f"{protocol.ARGUMENTS_DIR}/sets/abc/{number}.json"
+        digest = hashlib.sha256(data).hexdigest()
+        sent.append(protocol.Argument("file", path=path, size=len(data), sha256=digest))
+    here.write("1_step.py", "def do_action(engine, got):\n    return got\n")
+    call = protocol.Call("1_step.py", [protocol.Argument("list", items=sent)])
+    assert here.run(call).result.value == [[0], [1], [2]]
+    (folder / "1.json").unlink()  # a prefix that matches too few blobs is no error to Batch
+    ended = here.run(call)
+    assert ended.exit_code == protocol.EXIT_UNUSABLE
+    assert "did not arrive" in ended.error.message
+
+
+# What only the Batch task may read
+
+
+SHOW = """
+    import os, subprocess
+    def do_action(engine):
+        child = subprocess.run(["/bin/sh", "-c", 'printf %s "$TOKEN"'], capture_output=True, check=True)
+        return [os.environ["TOKEN"][::-1], child.stdout.decode()[::-1], engine.params["p"][::-1], engine.params["q"]]
+"""
+
+
+def test_secrets_reach_the_step_and_what_it_starts_and_nobody_else(node: Node) -> None:
+    secret = protocol.Secrets({"TOKEN": "HUSH\n'é"}, {"p": "QUIET"})
+    node.work.mkdir()
+    (node.work / protocol.SECRETS_FILE).write_text(secret.dumps())
+    for _ in range(2):  # Batch may run it again where it is, and brings its files only once
+        ended = node.step(SHOW, params={"q": 1}, secrets_file=protocol.SECRETS_FILE)
+        assert ended.result.value == ["é'\nHSUH", "é'\nHSUH", "TEIUQ", 1], ended.stderr
+    for told in (ended.stdout, ended.stderr, (ended.out / protocol.RESULT_FILE).read_text(), repr(secret)):
+        assert "HUSH" not in told
+        assert "QUIET" not in told
+
+
+def test_the_file_of_secrets_is_no_result(here: Node) -> None:
+    here.work.mkdir()
+    (here.work / protocol.SECRETS_FILE).write_text(protocol.Secrets({"TOKEN": "HUSH"}).dumps())
+    ended = here.step(
+        f"def do_action(engine):\n    engine.add_file_to_upload({protocol.SECRETS_FILE!r})\n",
+        secrets_file=protocol.SECRETS_FILE,
+    )
+    assert "the engine's own" in ended.error.message
+    ended = here.step(
+        "def do_action(engine):\n    engine.add_file_to_upload('.')\n", secrets_file=protocol.SECRETS_FILE
+    )
+    assert [file for file in ended.result.files if "secret" in file.path] == []
+
+
+@pytest.mark.parametrize(
+    "text", [None, "HUSH", '{"protocol": 1, "HUSH": "x"}', '{"protocol": 9, "environment": "HUSH"}']
+)
+def test_a_file_of_secrets_that_is_none_is_told_without_a_value(here: Node, text: str | None) -> None:
+    here.work.mkdir()
+    if text is not None:
+        (here.work / protocol.SECRETS_FILE).write_text(text)
+    ended = here.step("def do_action(engine): pass", secrets_file=protocol.SECRETS_FILE)
+    assert ended.exit_code == protocol.EXIT_ENGINE_FAILED
+    assert "secrets file" in ended.error.message
+    assert '"x"' not in ended.error.message
+
+
+def test_a_call_without_secrets_is_one_that_older_engines_read() -> None:
+    assert "secrets" not in protocol.Call("1_step.py").dumps()
+    sent = protocol.Call("1_step.py", secrets_file="s")
+    assert protocol.Call.loads(sent.dumps()) == sent
+
+
 @pytest.mark.parametrize("value", ["2**70", "'a\\0b'", "os.fsdecode(b'caf\\xe9')"])
 def test_a_value_that_no_xcom_can_hold_gets_its_own_file(node: Node, value: str) -> None:
     ended = node.step(f"import os\n\ndef do_action(engine):\n    return [{value}]")

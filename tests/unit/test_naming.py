@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -65,9 +66,29 @@ def test_ids_are_readable() -> None:
     assert naming.step_id("pi.1_extract", 3, Attempt(2, 4)).endswith("-e2-a4")
 
 
-@given(texts)
-def test_container_names_are_legal(dag: str) -> None:
-    assert CONTAINER.fullmatch(naming.container_name(dag, "here"))
+ROLES: tuple[naming.ContainerRole, ...] = ("results", "inputs", "secrets")
+
+
+@given(texts, texts, texts)
+def test_container_names_are_legal_and_each_dags_own(dag: str, other: str, instance: str) -> None:
+    makers = {Maker(where, each, "r", "t") for where in {"here", instance} for each in {dag, other}}
+    names = {maker.container_for(role) for maker in makers for role in ROLES}
+    assert all(CONTAINER.fullmatch(name) for name in names)
+    assert len(names) == len(ROLES) * len(makers)
+
+
+def test_a_dag_named_like_another_ones_container_has_its_own() -> None:
+    assert naming.container_name("pi", "here", "inputs").startswith("batchwrap-in-pi-")
+    assert naming.container_name("in-pi", "here").startswith("batchwrap-in-pi-")
+    assert naming.container_name("pi", "here", "inputs") != naming.container_name("in-pi", "here")
+
+
+@given(texts, texts)
+def test_containers_tell_whose_they_are_in_plain_ascii(dag: str, instance: str) -> None:
+    marks = Maker(instance, dag, "r", "t").container_marks("1.0", "inputs")
+    assert all(value.isascii() and value.isprintable() for value in marks.values())
+    assert unquote(marks[naming.CONTAINER_DAG]) == dag
+    assert unquote(marks[naming.INSTANCE]) == instance
 
 
 def test_two_airflows_share_no_name() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from airflow_batchwrap.attempts.confidential import Confidential, part_params, secrets_of
 from airflow_batchwrap.attempts.submission import Submission, choose_attempt, plain_values
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.hooks.views import TaskView
-from airflow_batchwrap.naming import Attempt
+from airflow_batchwrap.naming import Attempt, Maker
 from airflow_batchwrap.operators.results import _matches
 from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference, Workspace
 
@@ -22,7 +24,8 @@ REF = BlobRef("c", "b", 9, "00")
 
 def submission(**changes: object) -> Submission:
     workspace = Workspace("p", True, "j", archive=REF, steps=("1_a.py",), inputs=(InputFile("x", REF),))
-    whole = Submission(workspace, "1_a.py", "", ["a", 1], {"p": 1}, {"try_number": 1}, "o/1", WorkflowConfig())
+    maker = Maker("here", "d", "r", "t")
+    whole = Submission(workspace, "1_a.py", "", ["a", 1], {"p": 1}, {"try_number": 1}, "o/1", WorkflowConfig(), maker)
     return replace(whole, **changes)  # type: ignore[arg-type]
 
 
@@ -56,13 +59,58 @@ def test_the_fingerprint_sees_what_matters_and_nothing_else() -> None:
     assert whole.fingerprint() != submission(workspace=replace(whole.workspace, inputs=())).fingerprint()
 
 
+def test_secrets_count_in_the_fingerprint_by_their_names_and_show_in_no_text() -> None:
+    hidden = [submission(confidential=Confidential({"TOKEN": value}, {"p": value})) for value in ("HUSH", "other")]
+    assert hidden[0].fingerprint() == hidden[1].fingerprint() != submission().fingerprint()
+    assert "HUSH" not in repr(hidden[0])
+    assert "HUSH" not in hidden[0].call()[0].dumps()
+
+
+@pytest.mark.parametrize(
+    ("secrets", "said"),
+    [
+        ({"A-B": "HUSH"}, "no name of an environment variable"),
+        ({"A": "HUSH"}, "in environment as well"),
+        ({"B": ["HUSH"]}, "is a list"),
+        ({"B": "HU\0SH"}, "zero byte"),
+        (["HUSH"], "secrets is a list"),
+    ],
+)
+def test_secrets_that_cannot_be_variables_are_told_without_their_values(secrets: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        secrets_of("t", secrets, {"A": "1"})
+    assert "HU" not in str(caught.value)
+
+
+def test_secret_params_are_known_by_schema_and_by_name() -> None:
+    from airflow.sdk import DAG, Param
+
+    dag = DAG(
+        "d",
+        schedule=None,
+        params={
+            "open": 1,
+            "pin": Param("HUSH", secret=True),
+            "word": Param("HUSH", format="password", type="string"),
+            "db": {"host": "h", "password": "HUSH"},
+            "api_key": "HUSH",
+        },
+    )
+    given = {name: dag.params[name] for name in dag.params} | {"from_conf_token": "HUSH"}
+    context: Any = {"dag": dag, "task": None}
+    shown, secret = part_params(context, given)
+    assert shown == {"open": 1}
+    assert set(secret) == {"pin", "word", "db", "api_key", "from_conf_token"}
+
+
 def test_references_become_files_on_the_node_also_within_a_stage_list() -> None:
     reference = ValueReference(REF).to_xcom()
     call, files = submission(arguments=[[1, reference]]).call()
     (argument,) = call.arguments
     assert argument.kind == "list"
     assert [item.kind for item in argument.items] == ["value", "file"]
-    assert files == {argument.items[1].path: REF}
+    assert [f"batchwrap-arguments/{item.name}" for item in files] == [argument.items[1].path]
+    assert [item.ref for item in files] == [REF]
     (deep,) = submission(arguments=[[[reference], {"plain": 1}]]).call()[0].arguments
     assert [item.kind for item in deep.items] == ["list", "value"]
 

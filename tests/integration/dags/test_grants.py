@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_batchwrap.naming import Maker, container_name
+
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
@@ -123,7 +125,9 @@ def test_nodes_are_granted_the_least(
     assert answer("PUT", with_path(write, "/mine.txt"), b"x") == 201
     assert answer("GET", with_path(write, "/mine.txt")) == 403
     assert answer("DELETE", with_path(write, "/mine.txt")) == 403
-    elsewhere = write.replace(f"/{workspace['output_container']}?", "/batchwrap-inputs/mine.txt?")
+    elsewhere = write.replace(
+        f"/{workspace['output_container']}?", f"/{container_name(bench.dag.dag_id, 'tests', 'inputs')}/mine.txt?"
+    )
     assert answer("PUT", elsewhere, b"x") == 403
 
     told = "".join(capfd.readouterr()) + json.dumps([workspace, passed, again, bench.xcoms])
@@ -133,6 +137,34 @@ def test_nodes_are_granted_the_least(
     for key in (azurite.key, local_service.key):
         assert key not in told
         assert key not in batch
+
+
+def test_many_inputs_open_to_a_node_what_is_its_dags_and_nothing_else(
+    bench: Bench, pool: str, client: BatchClient, hook: BatchWrapHook
+) -> None:
+    from airflow_batchwrap import UsePoolOperator
+
+    theirs = hook.upload_bytes(
+        hook.own_container(Maker("tests", "another_dag", "r", "t"), "inputs"), "calls/1.json", b"theirs"
+    )
+    secret = hook.upload_secret(Maker("tests", bench.dag.dag_id, "r", "t"), "job", b"hush", timedelta(hours=1))
+    (bench.folder / "in").mkdir()
+    for number in range(41):
+        (bench.folder / f"in/{number}.txt").write_text(str(number))
+    workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool, inputs="in"))
+    preparation = client.get_job(workspace["job_id"]).job_preparation_task
+    assert preparation is not None
+    (brought,) = preparation.resource_files or []
+    url = str(brought.storage_container_url)
+    given = granted(url)
+    assert (given["sr"], set(given["sp"])) == ("c", {"r", "l"})
+    own = container_name(bench.dag.dag_id, "tests", "inputs")
+    assert answer("GET", with_path(url, "", "restype=container&comp=list&")) == 200
+    assert answer("GET", with_path(url, f"/{brought.blob_prefix}7.txt")) == 200
+    assert answer("PUT", with_path(url, "/mine.txt"), b"x") == 403
+    for ref in (theirs, secret):
+        assert answer("GET", url.replace(f"/{own}?", f"/{ref.container}/{ref.blob}?")) == 403
+        assert answer("GET", url.replace(f"/{own}?", f"/{ref.container}?restype=container&comp=list&")) == 403
 
 
 def test_a_connection_that_is_a_sas_serves_too(

@@ -6,9 +6,11 @@ import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from airflow_batchwrap.naming import container_name
 from tests.support.polling import until
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ def look(bench: Bench, workspace: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def modified(hook: BatchWrapHook) -> dict[str, Any]:
-    container = hook.blobs.get_container_client("batchwrap-inputs")
+def modified(bench: Bench, hook: BatchWrapHook) -> dict[str, Any]:
+    container = hook.blobs.get_container_client(container_name(bench.dag.dag_id, "tests", "inputs"))
     return {item.name: (item.last_modified, item.etag) for item in container.list_blobs()}
 
 
@@ -85,10 +87,10 @@ def test_inputs_are_at_hand_by_name_and_gone_with_the_job(
         use(bench, pool, inputs=[str(bench.folder / "other/plain.txt"), "other/more.txt"]),
     )
     first = bench.run(one)
-    before = modified(hook)
+    before = modified(bench, hook)
     second = bench.run(other)
     again = bench.run(one, run_id="r2")
-    after = modified(hook)
+    after = modified(bench, hook)
     assert {name: after[name] for name in before} == before  # nothing was uploaded twice
     assert len(after) == len(before) + 2
 
@@ -121,7 +123,7 @@ def test_many_inputs_come_by_a_prefix(bench: Bench, pool: str, hook: BatchWrapHo
     assert job.job_preparation_task.resource_files is not None
     (files,) = job.job_preparation_task.resource_files
     assert files.blob_prefix
-    before = modified(hook)
+    before = modified(bench, hook)
     assert sum(name.startswith(files.blob_prefix) for name in before) == len(many)
     found = look(bench, workspace)
     folder = found.pop("dir")
@@ -131,8 +133,13 @@ def test_many_inputs_come_by_a_prefix(bench: Bench, pool: str, hook: BatchWrapHo
 
     # A second run copies nothing, and one whose copy has lost a file is told: Batch itself does not mind.
     workspace = bench.run(operator, run_id="r2")
-    assert modified(hook) == before
-    hook.blobs.get_blob_client("batchwrap-inputs", f"{files.blob_prefix}plain.txt").delete_blob()
+    assert modified(bench, hook) == before
+    assert files.storage_container_url is not None
+    assert urlsplit(files.storage_container_url).path.endswith(
+        f"/{container_name(bench.dag.dag_id, 'tests', 'inputs')}"
+    )
+    own = hook.blobs.get_container_client(container_name(bench.dag.dag_id, "tests", "inputs"))
+    own.delete_blob(f"{files.blob_prefix}plain.txt")
     with pytest.raises(Exception, match="have arrived") as told:
         look(bench, workspace)
     assert re.search(
@@ -140,7 +147,7 @@ def test_many_inputs_come_by_a_prefix(bench: Bench, pool: str, hook: BatchWrapHo
     )
     # The next run brings it back.
     bench.run(operator, run_id="r3")
-    assert set(modified(hook)) == set(before)
+    assert set(modified(bench, hook)) == set(before)
 
 
 def test_inputs_are_made_by_tasks_and_named_by_templates(dags_folder: Path, run_file: RunFile, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def both(workspace: dict[str, Any]) -> set[tuple[str, str]]:
 def create(bench: Bench, **arguments: Any) -> Any:
     from airflow_batchwrap import CreatePoolOperator
 
-    return bench.make(CreatePoolOperator, **{"task_id": "create", "pool_config": {}, **arguments})
+    task_id = arguments.pop("task_id", "create")
+    return bench.make(CreatePoolOperator, task_id, **{"pool_config": {}, **arguments})
 
 
 def delete(bench: Bench, workspace: Any) -> Any:

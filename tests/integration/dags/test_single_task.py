@@ -100,7 +100,7 @@ def test_failures_are_told_and_leave_no_job(bench: Bench, pool: str, jobs: Calla
     assert jobs() == []
 
 
-def test_values_of_environment_variables_are_shown_nowhere(
+def test_values_of_environment_variables_are_neither_logged_nor_in_an_xcom(
     bench: Bench, pool: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from airflow_batchwrap import StepFailed

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -150,7 +150,7 @@ def test_the_command_without_an_airflow_goes_by_age_alone(
     from airflow_batchwrap.stack.sweep import SweepOptions, run
 
     console: Console = Console(width=200)
-    options = {"conn_id": "azure_batch_default"}
+    options: dict[str, Any] = {"conn_id": "azure_batch_default"}
     with pytest.raises(ConfigError, match="--older-than"):
         run(SweepOptions(delete=False, older_than=None, **options), console)
     with pytest.raises(ConfigError, match="BATCHWRAP_AIRFLOW_PASSWORD"):

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_batchwrap.workspace import ValueReference
+
 if TYPE_CHECKING:
+    from azure.batch import BatchClient
+
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from tests.support.bench import Bench
     from tests.support.dag_runs import RunFile
@@ -189,6 +193,38 @@ with DAG(
     assert hook.list_blobs("templated-container", workspace["output_prefix"] + "/only/e1-a1/result.json")
     assert run.xcoms["two.use_pool"]["pool_id"] == run.xcoms["create_pool"]["pool_id"] == workspace["pool_id"]
     assert left_behind() == []
+
+
+def test_hundreds_of_large_values_fan_in_to_one_step(
+    bench: Bench, pool: str, client: BatchClient, hook: BatchWrapHook
+) -> None:
+    from airflow_batchwrap import RunBatchTaskOperator, UsePoolOperator
+    from airflow_batchwrap.naming import container_name
+
+    bench.steps(_1_sum="def do_action(engine, got):\n    return [len(got), sum(each[0] for each in got)]\n")
+    workspace = bench.run(bench.make(UsePoolOperator, pool_id=pool, steps="steps"))
+    results, passed = workspace["output_container"], []
+    for number in range(300):
+        data = json.dumps([number, "x" * 60_000]).encode()
+        ref = hook.upload_bytes(results, f"made/{number}.json", data)
+        passed.append(ValueReference(ref).to_xcom())
+    work = bench.make(RunBatchTaskOperator, step="1_sum.py", workspace=workspace, value=passed)
+    assert bench.run(work) == [300, sum(range(300))]
+
+    (task,) = client.list_tasks(workspace["job_id"])
+    files = task.resource_files or []
+    assert len(json.dumps([file.as_dict() for file in files])) < 32_768
+    (many,) = [file for file in files if file.blob_prefix]
+    url = str(many.storage_container_url)
+    assert f"/{container_name(bench.dag.dag_id, 'tests', 'inputs')}?" in url
+
+    # A next attempt copies nothing anew, and what was lost on the way is told.
+    own = container_name(bench.dag.dag_id, "tests", "inputs")
+    before = hook.list_blobs(own, str(many.blob_prefix))
+    assert len(before) == 300
+    hook.blobs.get_container_client(own).delete_blob(f"{many.blob_prefix}7.json")
+    assert bench.run(work, try_number=2, cleared=1) == [300, sum(range(300))]
+    assert hook.list_blobs(own, str(many.blob_prefix)) == before
 
 
 def test_a_late_value_that_is_wrong_is_told_where_it_is_used(bench: Bench, pool: str) -> None:
