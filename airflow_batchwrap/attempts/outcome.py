@@ -93,10 +93,12 @@ class Outcome:
 
     def stuck(self, stuck: Stuck) -> BatchWrapError:
         """Return the error for a Batch task that will never start."""
+        from airflow_batchwrap.hooks.views import ERRORS
+
         text = f"{self._what} cannot start: {stuck.why}"
         preparation = stuck.preparation
         if preparation is None:
-            return ConfigError(text)
+            return ERRORS[stuck.kind](text)
         text += f": {preparation.describe()}."
         for name in ("stderr", "stdout"):
             path = f"{preparation.root}/{name}.txt"

@@ -126,6 +126,7 @@ class PoolConfig(ConfigFile):
         default_factory=lambda given: 0 if given.get("target_low_priority_nodes") else 1
     )
     min_nodes: Positive | None = None
+    max_start_task_failures: Count | None = None
     task_slots_per_node: Annotated[Positive, Field(le=MOST_SLOTS)] = 1
     node_fill_type: Literal["pack", "spread"] = "spread"
     inter_node_communication: bool = False

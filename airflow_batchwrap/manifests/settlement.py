@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.engine import protocol
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NodeLost, StepFailed, StepTimeout, TryAgain
+from airflow_batchwrap.exceptions import BatchWrapError, NodeLost, StepFailed, StepTimeout, TryAgain
 from airflow_batchwrap.manifests.rows import CANCELLED, FAILED, MISSING, NOT_SUBMITTED, SUCCEEDED, Row, count, to_file
 from airflow_batchwrap.naming import BatchTaskKey
 from airflow_batchwrap.workspace import BlobRef, ValueReference
@@ -154,13 +154,15 @@ class Settlement:
         views: dict[str, TaskView],
         ref: BlobRef,
     ) -> BatchWrapError | None:
+        from airflow_batchwrap.hooks.views import ERRORS
+
         failed = [row for row in rows if row.state in (FAILED, MISSING)]
         table = f"The table of all entries is blob {ref.blob!r} of container {ref.container!r}."
         summary = f"{counts[FAILED]} of {counts['entries']} entries failed"
         if left := counts[CANCELLED] + counts[NOT_SUBMITTED]:
             summary += f", {left} did not come to their end"
-        if why:
-            return ConfigError(f"The manifest cannot go on: {why} {summary}. {table}")
+        if event.stuck is not None:
+            return ERRORS[event.stuck.kind](f"The manifest cannot go on: {why} {summary}. {table}")
         if event.kind == "late":
             head = f"The manifest did not end within {self.limit} and was terminated: {summary}."
             return StepTimeout(f"{head} {table}{self._first(failed)}")

@@ -89,6 +89,17 @@ class JobOperator(WaitingOperator[W, E]):
 
         return collect(self.inputs, self.dag_folder(context)) if self.inputs else []
 
+    def check_slots(self, pool_id: str) -> None:
+        """Refuse what would wait for ever: a Batch task that takes more slots than a node of the pool has.
+
+        :raises ConfigError: it does.
+        """
+        from airflow_batchwrap.hooks.views import slots_problem
+
+        wanted = self.settings.task_slots
+        if wanted > 1 and (problem := slots_problem(wanted, self.hook.view_pool(pool_id))):
+            raise ConfigError(f"Task {self.task_id!r} cannot run: {problem}")
+
     def workspace_on(self, pool_id: str, epoch: int) -> Workspace:
         """Return a workspace without a job on a pool that is there.
 

@@ -321,8 +321,10 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         named, opening = self.settings.output_container, self._opening(work)
         if not self.workspace:
             bare = self.workspace_on(str(self.pool_id), epoch)
+            self.check_slots(bare.pool_id)
             return opening.lay_out(bare, self.pack(work.context), self.input_files(work.context))
         workspace = Workspace.from_xcom(self.workspace)
+        self.check_slots(workspace.pool_id)
         if named and named != workspace.output_container:
             self.hook.ensure_container(named)
             # A container that was named may serve many DAGs.

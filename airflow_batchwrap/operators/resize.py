@@ -9,9 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_batchwrap.attempts.trying import Try
-from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError
+from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, PoolError
 from airflow_batchwrap.hooks.autoscale import DeallocationOption
 from airflow_batchwrap.hooks.pools import SHORTEST_RESIZE
+from airflow_batchwrap.hooks.poolwatch import pause_for_room
 from airflow_batchwrap.operators.base import Setting, Templated
 from airflow_batchwrap.operators.waiting import WaitingOperator
 from airflow_batchwrap.triggers.events import ResizeEvent
@@ -21,7 +22,7 @@ from airflow_batchwrap.workspace import Workspace
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_batchwrap.hooks.resizing import Resize
+    from airflow_batchwrap.hooks.resizing import Resize, ResizeVerdict
     from airflow_batchwrap.hooks.views import PoolView
     from airflow_batchwrap.triggers.base import WaitTrigger
 
@@ -38,6 +39,9 @@ class ResizeTry(Try):
         earlier request may have ended in an error that is mended by now.
     :param is_asking: whether Batch is about to take the request.
     :param stale_until: until then, by ``time.monotonic``, an error may be that of an earlier resize.
+    :param refused: why there was no room for the nodes, when it was asked for last; empty where there was.
+    :param asked: how often there was no room.
+    :param again_at: when to ask again, in seconds since 1970.
     :param view: the pool as it was seen last.
     :param line: the last line of progress that is in the log.
     """
@@ -46,6 +50,9 @@ class ResizeTry(Try):
     has_asked: bool = False
     is_asking: bool = False
     stale_until: float = 0.0
+    refused: str = ""
+    asked: int = 0
+    again_at: float = 0.0
     view: PoolView | None = None
     line: str = ""
 
@@ -110,11 +117,14 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
         """Return the try that goes on after the wait in the triggerer."""
         from airflow_batchwrap.hooks.resizing import Resize
 
-        return ResizeTry(context, resize=Resize(**resume["resize"]), has_asked=True)
+        work = ResizeTry(context, resize=Resize(**resume["resize"]), has_asked=True)
+        work.refused, work.asked, work.again_at = resume["refused"], resume["asked"], resume["again_at"]
+        return work
 
     def resume(self, work: ResizeTry) -> dict[str, Any]:
-        """Return what the pool is to become."""
-        return {"resize": asdict(work.wanted)}
+        """Return what the pool is to become, and when to ask again where there was no room."""
+        room = {"refused": work.refused, "asked": work.asked, "again_at": work.again_at}
+        return {"resize": asdict(work.wanted), **room}
 
     def begin(self, work: ResizeTry) -> ResizeEvent | None:
         """Find out what the pool is to become; the first look asks for it."""
@@ -146,7 +156,9 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
                 work.has_asked, work.is_asking = True, False
             work.stale_until = time.monotonic() + GRACE
         elif verdict.answer == "failed" and time.monotonic() >= work.stale_until:
-            raise PoolError(verdict.why + self._start_task_output(view.pool_id, verdict.node_id))
+            if verdict.kind != "no_capacity":
+                raise verdict.error(self._start_task_output(view.pool_id, verdict.node_id))
+            self._ask_for_room(work, view, verdict)
         return None
 
     def inline_until(self, work: ResizeTry, asked: float) -> float:
@@ -157,18 +169,21 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
         """Return what looks at the pool in the triggerer."""
         from airflow_batchwrap.triggers.pool import ResizeTrigger
 
-        return ResizeTrigger(wanted=asdict(work.wanted), **{**common, "identity": None})
+        again_at = work.again_at if work.refused else 0.0
+        return ResizeTrigger(wanted=asdict(work.wanted), again_at=again_at, **{**common, "identity": None})
 
     # --- the end
 
     def settle(self, work: ResizeTry, event: ResizeEvent) -> dict[str, Any]:
         """Return the pool's id, its targets, and how many nodes are usable.
 
-        :raises PoolError: it did not get the size in time.
+        :raises NoCapacity: it did not get the size in time.
         """
         if event.kind == "late" or work.view is None:
             self.give_up(work)
-            raise PoolError(
+            if work.refused:
+                raise NoCapacity(f"{work.refused} It was waited for until {work.deadline} was over.")
+            raise NoCapacity(
                 f"Pool {work.wanted.pool_id!r} did not get {work.wanted} within the time that the task has "
                 f"({work.deadline}): {work.line}. Raise it, or accept fewer nodes with min_nodes."
             )
@@ -260,6 +275,17 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
         if taken:
             self.log.info("Asked for %s on pool %s", resize, resize.pool_id)
         return taken
+
+    def _ask_for_room(self, work: ResizeTry, view: PoolView, verdict: ResizeVerdict) -> None:
+        """Ask again, with longer and longer pauses, where Azure had no room for the nodes."""
+        if time.time() < work.again_at:
+            return
+        if work.refused and not view.autoscale:
+            self._ask(work, view)
+            work.stale_until = time.monotonic() + GRACE
+        pause = pause_for_room(work.asked, self.settings.poll_interval.total_seconds())
+        work.refused, work.asked, work.again_at = verdict.why, work.asked + 1, time.time() + pause
+        self.log.warning("%s Asking again in %.0f s.", verdict.why, pause)
 
     def _start_task_output(self, pool_id: str, node_id: str) -> str:
         tail = self.hook.tail_node_file(pool_id, node_id, "startup/stderr.txt").strip() if node_id else ""

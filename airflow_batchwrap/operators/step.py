@@ -265,8 +265,11 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
 
     def _workspace(self, work: StepTry, epoch: int) -> Workspace:
         if self.workspace:
-            return Workspace.from_xcom(self.workspace)
+            workspace = Workspace.from_xcom(self.workspace)
+            self.check_slots(workspace.pool_id)
+            return workspace
         bare = self.workspace_on(str(self.pool_id), epoch)
+        self.check_slots(bare.pool_id)
         if self.step:
             self.steps = Path(self.step).parent
         archive, files = self.pack(work.context), self.input_files(work.context)

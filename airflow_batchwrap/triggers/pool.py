@@ -107,14 +107,16 @@ class ResizeTrigger(WaitTrigger):
     """Fire when a resize is done, cannot be done, or can be asked for again; the operator looks which.
 
     :param wanted: the fields of a :class:`~airflow_batchwrap.hooks.resizing.Resize`.
+    :param again_at: when to ask again for nodes that there was no room for, in seconds since 1970; 0 for at once.
     """
 
     event = ResizeEvent
-    arguments = (*WaitTrigger.arguments, "wanted")
+    arguments = (*WaitTrigger.arguments, "wanted", "again_at")
 
-    def __init__(self, *, wanted: dict[str, Any], **kwargs: Any) -> None:
+    def __init__(self, *, wanted: dict[str, Any], again_at: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.wanted = wanted
+        self.again_at = again_at
         self._line = ""
 
     async def look(self, hook: BatchWrapHook, client: BatchClient) -> ResizeEvent | None:
@@ -126,4 +128,6 @@ class ResizeTrigger(WaitTrigger):
         if (line := view.progress()) != self._line:
             self._line = line
             self.log.info("%s", line)
-        return None if judge_resize(view, resize).answer == "wait" else ResizeEvent(kind="changed")
+        verdict = judge_resize(view, resize)
+        goes_on = verdict.answer == "wait" or (verdict.kind == "no_capacity" and time.time() < self.again_at)
+        return None if goes_on else ResizeEvent(kind="changed")

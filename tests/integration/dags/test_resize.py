@@ -178,13 +178,17 @@ def test_arguments_that_cannot_be_are_told(bench: Bench, arguments: dict[str, An
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
-def test_a_quota_is_told_and_a_part_may_be_enough(bench: Bench, slow: BatchClient, deferrable: bool) -> None:
-    from airflow_batchwrap import PoolError, ResizePoolOperator
+def test_a_quota_is_waited_for_and_a_part_may_be_enough(
+    bench: Bench, slow: BatchClient, deferrable: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from airflow_batchwrap import NoCapacity, ResizePoolOperator
 
     pool_id = made(slow, target_dedicated_nodes=0)
-    more = {"pool_id": pool_id, "deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
-    with pytest.raises(PoolError, match=r"2 of the 3 nodes.*AccountCoreQuotaReached"):
-        bench.run(bench.make(ResizePoolOperator, target_dedicated_nodes=3, **more))
+    more: dict[str, Any] = {"pool_id": pool_id, "deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
+    short = bench.make(ResizePoolOperator, target_dedicated_nodes=3, pool_wait_timeout="6 s", **more)
+    with pytest.raises(NoCapacity, match=r"2 of the 3 nodes.*AccountCoreQuotaReached.*waited for.*pool_wait_timeout"):
+        bench.run(short)
+    assert "Asking again in" in "".join(capfd.readouterr())
     part = bench.make(ResizePoolOperator, target_dedicated_nodes=3, min_nodes=2, **more)
     assert bench.run(part) == resized(pool_id, 3, 0, usable=2)
 
@@ -193,12 +197,12 @@ def test_a_quota_is_told_and_a_part_may_be_enough(bench: Bench, slow: BatchClien
 def test_a_resize_that_takes_too_long_is_given_up_and_can_be_asked_for_again(
     bench: Bench, slow: BatchClient, deferrable: bool
 ) -> None:
-    from airflow_batchwrap import PoolError, ResizePoolOperator
+    from airflow_batchwrap import NoCapacity, ResizePoolOperator
 
     pool_id = made(slow, target_dedicated_nodes=0)
     more = {"pool_id": pool_id, "deferrable": deferrable, "target_dedicated_nodes": 1}
     hasty = bench.make(ResizePoolOperator, pool_wait_timeout="0.3 s", inline_wait=0 if deferrable else 10, **more)
-    with pytest.raises(PoolError, match=r"did not get 1 dedicated and 0 spot nodes.*pool_wait_timeout"):
+    with pytest.raises(NoCapacity, match=r"did not get 1 dedicated and 0 spot nodes.*pool_wait_timeout"):
         bench.run(hasty)
     assert slow.get_pool(pool_id).allocation_state in ("stopping", "steady")
     # At once after it, while the first may be still on its way out.
