@@ -105,7 +105,7 @@ async def test_azure_identity_signs_in_where_it_is_async(secure: LocalService) -
     from azure.batch.aio import BatchClient as AsyncBatchClient
 
     async with AsyncManagedIdentityCredential() as credential, AsyncBatchClient(secure.url, credential) as client:
-        assert [pool.id async for pool in client.list_pools()] == []
+        assert [image.node_agent_sku_id async for image in client.list_supported_images()]
 
 
 def test_identity_is_kept_and_not_shown(secure: LocalService) -> None:
