@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 from functools import cache
+from typing import TYPE_CHECKING
 
 from airflow.sdk import ExceptionRetryPolicy
 from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_batchwrap.exceptions import ConfigError, NoCapacity, PoolError, StepFailed, TryAgain
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 OWN_RETRIES = 2  # of a task that has none, for what is not the step's fault
 OWN_DELAY = timedelta(seconds=30)
@@ -45,10 +49,18 @@ def retry_policy(*, steps_too: bool = True) -> ExceptionRetryPolicy:
     return ExceptionRetryPolicy(rules=rules)
 
 
-def is_tried_again(error: BaseException, try_number: int, max_tries: int) -> bool:
+def is_tried_again(error: BaseException, context: Context) -> bool:
     """Return whether another try of the task follows that goes on where this one stopped.
 
-    :param try_number: of this try, from 1.
-    :param max_tries: Airflow's: the number of the last try is one more.
+    Airflow asks the task's retry policy after us: what it will answer is asked for here.
     """
-    return isinstance(error, TryAgain) and try_number <= max_tries
+    ti, policy = context["ti"], context["task"].retry_policy
+    if not isinstance(error, TryAgain) or ti.try_number > ti.max_tries:  # the last try's number is one more
+        return False
+    if policy is None:
+        return True
+    try:
+        decision = policy.evaluate(error, ti.try_number, ti.max_tries, context)
+    except Exception:  # Airflow ignores a policy that fails
+        return True
+    return decision.action is not RetryAction.FAIL

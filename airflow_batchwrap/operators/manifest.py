@@ -279,7 +279,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         """End the job after a failure, unless the next try goes on where this one stopped."""
         if isinstance(error, AirflowTaskTimeout) and work.is_resumed:
             error = TryAgain()  # only the results were still to be read
-        if not work.ended and is_tried_again(error, work.number, work.context["ti"].max_tries):
+        if not work.ended and is_tried_again(error, work.context):
             return
         if work.job_id:
             # This one and no other: where the task was cleared, its next try may have made another.

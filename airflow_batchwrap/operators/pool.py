@@ -55,6 +55,11 @@ class CreatePoolOperator(SetUpOperator):
         """Return the configuration's ``min_nodes`` where the operator has none of its own."""
         return self.config(context).min_nodes if self.min_nodes is None else self.min_nodes
 
+    def start_task_failures(self, context: Context) -> int | None:
+        """Return the configuration's ``max_start_task_failures`` where the operator has none of its own."""
+        own = self.max_start_task_failures
+        return self.config(context).max_start_task_failures if own is None else own
+
     def pool_wait(self, context: Context) -> timedelta:
         """Return the configuration's time where it has one."""
         config = self.config(context)

@@ -93,6 +93,10 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         """Return how many usable nodes end the wait; None for all that the pool asks for."""
         return self.min_nodes
 
+    def start_task_failures(self, context: Context) -> int | None:
+        """Return on how many nodes the start task may fail; None for as many as leave enough others."""
+        return self.max_start_task_failures
+
     def pool_wait(self, context: Context) -> timedelta:
         """Return how long to wait for them."""
         return self.settings.pool_wait_timeout
@@ -153,7 +157,7 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
                 self.begin(work)
             return None
         workspace = self._of(work)
-        work.watch = watch = work.watch or PoolWatch(work.needed, self.log, self.max_start_task_failures)
+        work.watch = watch = work.watch or PoolWatch(work.needed, self.log, self.start_task_failures(work.context))
         view = self.hook.view_pool(workspace.pool_id)
         verdict = watch.judge(view)
         if verdict.answer in ("ready", "failed"):
@@ -172,7 +176,7 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
             "min_nodes": work.needed,
             "job_id": there.job_id if there else "",
             "owns_pool": there.owns_pool if there else False,
-            "max_start_task_failures": self.max_start_task_failures,
+            "max_start_task_failures": self.start_task_failures(work.context),
             **common,
         }
         return RoomTrigger(again_at=work.again_at, **arguments) if work.refused else PoolTrigger(**arguments)
@@ -195,7 +199,7 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         verdict = event.verdict
         if verdict is None:
             view = self.hook.view_pool(workspace.pool_id)
-            verdict = judge_pool(view, work.needed, self.max_start_task_failures)
+            verdict = judge_pool(view, work.needed, self.start_task_failures(work.context))
         if verdict.answer == "wait":
             raise self._late(work, workspace)
         if verdict.answer != "ready":
@@ -229,7 +233,7 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         if work.ended:
             if was_ended_for_good(work.ended):
                 self._remove(work)
-        elif not is_tried_again(error, work.number, work.context["ti"].max_tries):
+        elif not is_tried_again(error, work.context):
             self._remove(work, spare=self._returned(work))
 
     # --- the parts
@@ -277,7 +281,7 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         progress = self.hook.view_pool(workspace.pool_id).progress()
         limit = work.deadline
         minutes = limit.limit.total_seconds() / 60 if limit else 0
-        return PoolError(
+        return NoCapacity(
             f"Pool {workspace.pool_id!r} was not ready within {minutes:.3g} min: {progress}. "
             f"Raise {limit.name if limit else 'pool_wait_timeout'}, or accept fewer nodes with min_nodes."
         )

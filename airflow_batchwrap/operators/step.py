@@ -240,7 +240,7 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
 
     def undo(self, work: StepTry, error: BaseException) -> None:
         """End the job where it is this task's own and no other try goes on in it."""
-        if not work.ended and not is_tried_again(error, work.number, work.context["ti"].max_tries):
+        if not work.ended and not is_tried_again(error, work.context):
             self._remove_own_job(work)
 
     def close(self, work: StepTry) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -68,11 +69,18 @@ class Bench:
         return kind(task_id=task_id or f"t{len(self.dag.task_dict)}", dag=self.dag, **given)
 
     def context(
-        self, operator: BaseOperator, run_id: str = "r1", try_number: int = 1, cleared: int = 0, map_index: int = -1
+        self,
+        operator: BaseOperator,
+        run_id: str = "r1",
+        try_number: int = 1,
+        cleared: int = 0,
+        map_index: int = -1,
+        clears: int = 0,
     ) -> Any:
         """Return what Airflow hands to a try.
 
         :param cleared: how many tries there were when a person cleared the task last.
+        :param clears: how often a person has cleared any task of the run.
         """
         self.runs.setdefault(run_id, "running")
         values = self._stores.setdefault((operator.task_id, run_id, map_index), {})
@@ -80,6 +88,7 @@ class Bench:
             "dag": self.dag,
             "task": operator,
             "run_id": run_id,
+            "dag_run": SimpleNamespace(clear_number=clears),
             "params": {},
             "ti": Instance(operator, run_id, try_number, map_index, cleared, self.runs),
             "task_state_store": MemoryStore(values, lambda: try_number in self.superseded),

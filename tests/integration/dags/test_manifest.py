@@ -8,7 +8,6 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,10 +190,9 @@ def test_a_clear_of_another_task_starts_nothing_anew(
     bench.submit(work)
     (job,) = jobs_of(client, bench)
     until(marks.exists)
-    context = bench.context(work, try_number=2)  # the worker or the triggerer died
-    context["dag_run"] = SimpleNamespace(clear_number=1)  # and a person cleared another task of the run
     gate.touch()
-    result = work.execute(context)
+    # The worker or the triggerer died, and a person cleared another task of the run.
+    result = bench.run(work, try_number=2, clears=1)
     assert {row["job_id"] for row in hook.table_rows(result)} == {job.id}
     assert marks.read_text() == "x\n"
 

@@ -74,3 +74,27 @@ def test_set_up(bench: Bench, client: BatchClient) -> None:
                 {**failed, "resume": {"workspace": bench.run(work, try_number=number)}},
             )
         assert active_jobs(client, bench) == jobs
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_what_no_other_try_goes_on_with_is_removed(bench: Bench, client: BatchClient, final: bool) -> None:
+    from airflow.sdk import ExceptionRetryPolicy
+    from airflow.sdk.definitions.retry_policy import RetryAction, RetryRule
+
+    from airflow_batchwrap import CreatePoolOperator, TryAgain
+
+    shut, _ = bench.gate()
+    never = ExceptionRetryPolicy(rules=[RetryRule(exception=TryAgain, action=RetryAction.FAIL, reason="as we like it")])
+    work = bench.make(
+        CreatePoolOperator,
+        "set_up",
+        pool_config={"start_task": shut},
+        retries=3,
+        retry_policy=never if final else None,
+    )
+    begun = bench.submit(work)
+    assert begun.trigger is not None
+    event = {"kind": "error", "error": "no answer", "resume": begun.trigger[1]["resume"]}
+    with pytest.raises(TryAgain, match="no answer"):
+        work.execute_complete(begun.context, event)
+    assert bool(active_jobs(client, bench)) is not final
