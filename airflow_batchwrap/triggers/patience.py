@@ -1,4 +1,4 @@
-"""How much a wait in the triggerer bears in a row, before another try has to look what is the matter."""
+"""How many looks in a row may fail in the triggerer, before another try has to see why."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MOST = 5
 class Patience:
     """Count the looks in a row that failed in a way that may pass by itself, or that nobody thought of.
 
-    A service that refuses the credentials is borne as well: it may know a new role only in a while. Whoever looks next
+    A refusal of the credentials is such a failure: a service may take a while to know a new role. Whoever looks next
     signs in anew.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
-    def bears(self, error: Exception) -> bool:
+    def lasts(self, error: Exception) -> bool:
         """Return whether to look once more, and count this failure."""
         if isinstance(error, BatchWrapError) and not isinstance(error, AccessDenied):
             return False
