@@ -105,7 +105,6 @@ class Opening:
         """Open a job on the workspace's pool, or find the one that an earlier try of this task opened.
 
         :param resource_files: what its preparation task brings to each node.
-        :param epoch: of the task.
         :param content: what the job is for: one for something else is replaced.
         :param extra: metadata of the caller's.
         """

@@ -167,7 +167,7 @@ class RepurposePoolOperator(UsePoolOperator):
                 self.log.info("Removed job %s, left on the pool by run %s", job.entity_id, run_id)
 
     def _is_over(self, context: Context, run_id: str) -> bool:
-        """Tell whether a run of this DAG is over; False for one that this Airflow does not know."""
+        """Return whether a run of this DAG is over; False for one that this Airflow does not know."""
         count: int = context["ti"].get_dr_count(self.dag_id, run_ids=[run_id], states=["success", "failed"])
         return count > 0
 

@@ -204,7 +204,7 @@ def _opened(folder: str) -> ObjectStoragePath:
 
 
 def _same(path: ObjectStoragePath, file: protocol.ResultFile) -> bool:
-    """Tell whether an earlier fetch has left the file whole."""
+    """Return whether an earlier fetch has left the file whole."""
     from airflow_batchwrap.hooks.blobs import hash_stream
 
     try:
