@@ -77,7 +77,7 @@ class Credentials(ConfigModel):
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str] = "credentials.json") -> Self:
-        """Read a credentials file; one that others may read is told of in the log.
+        """Read a credentials file; the log warns of one that others may read.
 
         :param path: a relative one is looked for beside the file of the caller, then in the working directory.
         :raises ConfigError: with all that is wrong in it, and no secret.
