@@ -19,7 +19,7 @@ STATE = Path(".batchwrap")
 
 
 class _Group(TyperGroup):
-    """Prints this package's own errors as one message: a traceback says nothing to the person who has to act."""
+    """Print this package's own errors as one message: a traceback says nothing to the person who has to act."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

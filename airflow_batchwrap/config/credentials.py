@@ -44,6 +44,7 @@ class Credentials(ConfigModel):
     @classmethod
     def _a_name(cls, value: str | None) -> str | None:
         # Azure: 3 to 24 lower-case letters and digits; Azurite's account has a longer name than a real one may have.
+        # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
         if value is not None and not re.fullmatch(r"[a-z0-9]{3,32}", value):
             raise ValueError("use the account's name, which is lower-case letters and digits alone")
         return value

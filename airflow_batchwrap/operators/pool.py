@@ -177,7 +177,7 @@ class DeletePoolOperator(BatchWrapOperator):
 
     :param workspace: what the set-up task returned.
     :param pool_id: delete this pool, in place of a workspace.
-    :param retention_days: delete result files of this DAG, from its runs of old, once they are older than that; by
+    :param retention_days: delete result files of this DAG, of earlier runs, once they are older than that; by
         default they are kept.
     :param unused_for: delete archives, inputs and calls of this DAG that no run of it has used for so long; None keeps
         them.

@@ -223,7 +223,7 @@ def stop(processes: Mapping[str, ProcessId], *, grace: float = 3.0) -> None:
 def free_port() -> int:
     """Choose a port that nothing listens on.
 
-    :return: the port. Another program may take it before it is used, which whoever uses it has to bear.
+    :return: the port. Another program may take it before it is used: the caller has to expect that.
     :raises ConfigError: none was found.
     """
     for port in random.sample(_PORTS, 100):

@@ -48,7 +48,7 @@ def label(task: TaskInstance) -> str:
 
 
 class Progress:
-    """Prints each change of a task's state as one line, and on a terminal shows what runs."""
+    """Print each change of a task's state as one line, and on a terminal show what runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -9,7 +9,7 @@ MOST = 5
 
 
 class Patience:
-    """Count the looks in a row that failed in a way that may pass by itself, or that nobody thought of.
+    """Count the looks in a row that failed in a way that may pass by itself, or that no code expects.
 
     A refusal of the credentials is such a failure: a service may take a while to know a new role. Whoever looks next
     signs in anew.
@@ -31,5 +31,5 @@ class Patience:
 
 
 def said_of(error: Exception) -> str:
-    """Return a failed look as the log has it; of what nobody thought of its kind alone, as its text may be secret."""
+    """Return the log line of a failed look: of an unexpected error its type alone, since its text may hold a secret."""
     return str(error) if isinstance(error, BatchWrapError) else f"A look failed: {type(error).__name__}"

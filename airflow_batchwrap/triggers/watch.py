@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _FEW = 3  # newcomers whose state is read one by one; for more, all tasks of the job are listed once
 _LIST_ALL = 300.0  # seconds: a task that was deleted changes no state, and shows only by not being listed
-_OVERLAP = timedelta(seconds=10)  # of the spans listed: a change may show later than the time it bears
+_OVERLAP = timedelta(seconds=10)  # of the spans listed: a change may show later than its time says
 _ANSWER = 120.0  # seconds that the requests of a look may take
 _LONGEST_BACK_OFF = 60.0  # seconds
 _READERS = 16  # running tasks whose output is read in one look
@@ -102,7 +102,7 @@ class Watcher:
         self._turn = 0
         self._failures = 0
         self._patience = Patience()
-        # A context of its own: what it logged would go to the log of whoever came first.
+        # A context of its own: else what it logs would go to the log of the first task that waits.
         self._loop = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
 
     @classmethod
@@ -158,7 +158,7 @@ class Watcher:
                 await self._rest(pause)
 
     async def _rest(self, pause: float) -> None:
-        # Who joins is looked after at once, but not while the service wants to be left alone.
+        # A newcomer causes a look at once, but not while the service has asked for a pause.
         if self._failures:
             await asyncio.sleep(pause)
         else:
