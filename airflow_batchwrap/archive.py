@@ -17,7 +17,7 @@ from airflow_batchwrap.steps import StepFolder, discover
 
 SIZE_LIMIT = 100 * 1024 * 1024  # bytes; the archive travels with every Batch task, large files belong to the inputs
 
-# Python 3.4 to 3.7 and even 2.7 must be able to read this part, to be told that they are too old.
+# Python 3.4 to 3.7 and even 2.7 must be able to read this part, and print that they are too old.
 _MAIN = """\
 import sys
 
@@ -102,7 +102,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _regular(path: Path, folder: Path) -> int:
-    """:return: the mode of a file that may travel."""
+    """Return the mode of a file that may travel."""
     try:
         # Unlike Path.resolve() before Python 3.13 this raises OSError for a link that leads to itself.
         real = Path(os.path.realpath(path, strict=True))

@@ -19,7 +19,7 @@ STATE = Path(".batchwrap")
 
 
 class _Group(TyperGroup):
-    """Prints this package's own errors as one message: a traceback says nothing to the person who has to act."""
+    """Print this package's own errors as one message: a traceback says nothing to the person who has to act."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -109,7 +109,7 @@ def down(state: State = STATE) -> None:
 
 @app.command()
 def status(state: State = STATE) -> None:
-    """Tell what runs; the exit code is 1 where something does not."""
+    """Show what runs; the exit code is 1 where something does not."""
     from airflow_batchwrap.stack import up as runner
 
     if not runner.status(state, _console()):
@@ -140,7 +140,7 @@ def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -
 
 
 def _warn_of_dag_files(steps: Path) -> None:
-    """Tell of step files that Airflow would import as DAG files, by the words that it looks for in its safe mode."""
+    """Warn of step files that Airflow would import as DAG files, by the words that it looks for in its safe mode."""
     import shlex
 
     folder = steps.resolve()
@@ -261,11 +261,11 @@ def _run_steps(
 
     from airflow_batchwrap.engine_run import StepReport, run_workflow
 
-    def tell(step: StepReport) -> None:
+    def report(step: StepReport) -> None:
         after = "" if step.exit_code is None else f"  {step.seconds:.1f} s, exit code {step.exit_code}"
         typer.echo(f"{step.step}: {step.state}{after}", err=True)
 
-    done = run_workflow(steps, args, inputs, params, work=work, results=results, on_step=tell)
+    done = run_workflow(steps, args, inputs, params, work=work, results=results, on_step=report)
     for file in done.files:
         typer.echo(f"file: {file}", err=True)
     # The value alone goes to stdout, for the next program to read.

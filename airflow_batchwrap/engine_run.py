@@ -200,18 +200,18 @@ class _Run:
         (directory / protocol.ARCHIVE_NAME).write_bytes(self._packed.data)
         report = StepReport(step.name, "running", folder / "stdout.txt", folder / "stderr.txt")
         call = self._call(step, [item.argument(directory, str(index)) for index, item in enumerate(arguments)])
-        self._tell(report)
+        self._report(report)
         started = time.monotonic()
         exit_code = self._start(directory, call, report)
         seconds = time.monotonic() - started
         result = _read_result(directory)
         files = self._collect(step, directory, result) if result is not None else ()
         if exit_code != protocol.EXIT_DONE or result is None:
-            self._tell(StepReport(step.name, "failed", report.stdout, report.stderr, seconds, exit_code, None, files))
+            self._report(StepReport(step.name, "failed", report.stdout, report.stderr, seconds, exit_code, None, files))
             raise StepFailed(_failure(step, exit_code, result, report.stderr), exit_code)
         handed = _handed(step, directory, result)
         done = StepReport(step.name, "done", report.stdout, report.stderr, seconds, exit_code, handed.value, files)
-        self._tell(done)
+        self._report(done)
         return done, handed
 
     def _call(self, step: step_files.Step, arguments: list[protocol.Argument]) -> str:
@@ -281,7 +281,7 @@ class _Run:
             collected.append(target)
         return tuple(collected)
 
-    def _tell(self, report: StepReport) -> None:
+    def _report(self, report: StepReport) -> None:
         with self._lock:
             self._on_step(report)
 
@@ -290,7 +290,7 @@ def _read_result(directory: Path) -> protocol.Result | None:
     try:
         text = (directory / protocol.OUT_DIR / protocol.RESULT_FILE).read_text(encoding="utf-8")
         return protocol.Result.loads(text)
-    except (OSError, ValueError):  # killed before it could write one: the exit code and stderr tell
+    except (OSError, ValueError):  # killed before it could write one: the exit code and stderr say why
         return None
 
 
@@ -316,7 +316,7 @@ def _failure(step: step_files.Step, exit_code: int, result: protocol.Result | No
         text += f": {error.type}: {error.message}" if error.type != "Unusable" else f": {error.message}"
         if error.traceback:
             text += f"\n{error.traceback.rstrip()}"
-            printed = printed.replace(error.traceback, "")  # told once
+            printed = printed.replace(error.traceback, "")  # shown once
     tail = [line for line in printed.splitlines() if not line.startswith("batchwrap: ")][-TAIL_LINES:]
     if result is None:
         tail = printed.splitlines()[-TAIL_LINES:]

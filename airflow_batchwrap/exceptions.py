@@ -1,4 +1,4 @@
-"""What can go wrong, told apart by what the caller does next.
+"""What can go wrong: a type for each thing that the caller may do next.
 
 ::
 
@@ -31,8 +31,8 @@ class ConfigError(BatchWrapError):
 class AccessDenied(ConfigError):
     """The service refuses the credentials, or what they may do (401, 403).
 
-    While work runs already this is borne for a while: a role that was just granted takes minutes to be known, and a
-    service that is being changed may refuse everybody.
+    Where work runs already, a few looks may fail so before the wait ends: a role that was just granted takes minutes to
+    be known, and a service that is being changed may refuse everybody.
     """
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from airflow_batchwrap.exceptions import ConfigError
 
-_LONGEST_NAME = 900  # characters; a blob's name has 1024 at most, and the folder that it is put in takes some
+# Characters. A blob's name has 1,024 at most, and the folder that it is put in takes some of them:
+# https://learn.microsoft.com/rest/api/storageservices/Naming-and-Referencing-Containers--Blobs--and-Metadata
+_LONGEST_NAME = 900
 
 
 def collect(inputs: str | Path | Sequence[str | Path], base: Path) -> list[tuple[str, Path]]:

@@ -1,4 +1,4 @@
-"""The name of an Airflow: what tells its pools, jobs and blobs from those of another Airflow on the same account."""
+"""The name of an Airflow: its pools, jobs and blobs bear it, those of another Airflow bear another."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def _read() -> str:
 def _write(name: str) -> None:
     from airflow.sdk import Variable
 
-    text = (
-        "Tells what this Airflow made on Azure Batch and Blob from what another Airflow made there. Do not change it."
-    )
+    text = "The name of this Airflow, which all that it makes on Azure Batch and Blob bears. Do not change it."
     _asked(lambda: Variable.set(VARIABLE, name, description=text))
 
 

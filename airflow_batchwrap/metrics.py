@@ -36,7 +36,7 @@ def count(name: str, number: int = 1, **tags: str) -> None:
 
 
 def timing(name: str, seconds: float, **tags: str) -> None:
-    """Tell how long something took."""
+    """Report how long something took."""
     try:
         from airflow.sdk.observability import stats
 
@@ -47,7 +47,7 @@ def timing(name: str, seconds: float, **tags: str) -> None:
 
 
 def batch_task_times(created: str, started: str, ended: str, *, rerun: bool = False, **tags: str) -> None:
-    """Tell how long a Batch task waited and ran.
+    """Report how long a Batch task waited and ran.
 
     :param created: ISO 8601, as the other two; empty where it is not known.
     :param rerun: whether Batch has run it more than once: then the last start says nothing of the wait.
@@ -65,7 +65,7 @@ def _between(earlier: str, later: str) -> float:
 def _begin(stats: object) -> None:
     """Set the metrics up where Airflow has not: it does so in a task's process, and not in the triggers'."""
     module = sys.modules[stats.incr.__module__]  # type: ignore[attr-defined]
-    # No public name tells; where this one is gone, Airflow is left to itself.
+    # No public name says so; where this one is gone, Airflow is left to itself.
     if getattr(module, "_factory", True) is None:
         from airflow.sdk.configuration import conf
         from airflow.sdk.observability.metrics import stats_utils

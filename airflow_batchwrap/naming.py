@@ -1,8 +1,9 @@
 """Airflow's ids become legal Batch ids and blob names: derived, never random, and readable.
 
-A Batch id is at most 64 of ``[A-Za-z0-9_-]`` and is compared without regard to case (Azure Batch REST reference,
-"Job - Add": id). Airflow's ids are longer, richer and case-sensitive, so each name here ends in a short hash of the
-exact originals: two different originals never share a name, and the same original always has the same one.
+A Batch id is at most 64 of ``[A-Za-z0-9_-]`` and is compared without regard to case
+(https://learn.microsoft.com/python/api/azure-batch/azure.batch.models.batchpoolcreateoptions). Airflow's ids are
+longer, richer and case-sensitive, so each name here ends in a short hash of the exact originals: two different
+originals never share a name, and the same original always has the same one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Literal
 from urllib.parse import quote
 
 MAX_BATCH_ID = 64  # characters
-MAX_CONTAINER = 63  # characters; Azure Storage, "Naming and referencing containers"
+# characters; https://learn.microsoft.com/rest/api/storageservices/Naming-and-Referencing-Containers--Blobs--and-Metadata
+MAX_CONTAINER = 63
 MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
 CONTENT = "batchwrap_content"  # metadata: what it was made for
 VERSION = "batchwrap_version"  # metadata: this package's
@@ -161,7 +163,7 @@ def run_slug(run_id: str, length: int) -> str:
 def batch_id(readable: list[str], exact: tuple[object, ...], suffix: str = "") -> str:
     """Return a Batch id: the readable parts, shortened evenly where they are too long, a hash, and a suffix.
 
-    :param readable: at least one part, most telling first.
+    :param readable: at least one part, the most important first.
     :param exact: the originals that the id stands for.
     :param suffix: kept whole at the end, such as ``e1-a2``.
     """

@@ -1,4 +1,4 @@
-"""What this package tells Airflow about itself (entry point group ``apache_airflow_provider``)."""
+"""What Airflow reads about this package (entry point group ``apache_airflow_provider``)."""
 
 from __future__ import annotations
 

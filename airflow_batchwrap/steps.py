@@ -13,7 +13,9 @@ from typing import Any
 
 from airflow_batchwrap.exceptions import ConfigError
 
-TASK_ID_LIMIT = 250  # characters, Airflow's own limit for a task id
+# Characters: Airflow's own limit for a task id (`validate_key`).
+# https://github.com/apache/airflow/blob/main/task-sdk/src/airflow/sdk/definitions/_internal/node.py
+TASK_ID_LIMIT = 250
 
 _NUMBER = re.compile(r"[0-9]+")
 _TASK_ID = re.compile(r"[\w.-]+")
@@ -139,5 +141,5 @@ def _check_names(path: Path, steps: Sequence[Step]) -> None:
         if other != step.file:
             raise ConfigError(
                 f"the step files {other} and {step.file} in {path} differ in the case of their letters only, which "
-                "Azure Batch does not tell apart: rename one"
+                "Azure Batch takes for the same: rename one"
             )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import EntityView
 
 RunState = Literal["over", "live", "unknown"]
-#: Tells of a DAG's id and a run's id what became of the run.
+#: Returns, for a DAG's id and a run's id, what became of the run.
 Ask = Callable[[str, str], RunState]
 
 
@@ -50,7 +50,7 @@ class Finding:
     unused: OwnContainer | None = field(default=None, repr=False)
 
     @property
-    def told_age(self) -> str:
+    def age_text(self) -> str:
         """The age, for people."""
         hours, seconds = divmod(int(self.age.total_seconds()), 3600)
         return f"{hours // 24} d {hours % 24} h" if hours >= 24 else f"{hours} h {seconds // 60} min"
@@ -120,7 +120,7 @@ def look_for_unused(hook: BatchWrapHook, unused_for: timedelta, instance: str | 
         if not container.unused:
             continue
         age = now - min(blob.last_modified for blob in container.unused)
-        used = "nobody needs them" if container.role == "secrets" else f"not used for {_told(unused_for)}"
+        used = "nobody needs them" if container.role == "secrets" else f"not used for {_length(unused_for)}"
         why = f"{len(container.unused)} of {container.count} blobs, {container.size / 1e6:.1f} MB: {used}"
         found.append(
             Finding("blobs", name, container.dag_id, "", "", container.version, age, True, why, False, container)
@@ -161,15 +161,15 @@ def summary(findings: Sequence[Finding], delete: bool) -> str:
 
 
 def _judge(noun: str, item: EntityView, ask: Ask, older_than: timedelta | None, now: datetime) -> Finding:
-    told = {name: item.metadata.get(name, "") for name in ("dag_id", "run_id", "task_id", VERSION)}
+    made_by = {name: item.metadata.get(name, "") for name in ("dag_id", "run_id", "task_id", VERSION)}
     age = now - item.created if item.created else timedelta(0)
-    state = ask(told["dag_id"], told["run_id"]) if told["dag_id"] and told["run_id"] else "unknown"
+    state = ask(made_by["dag_id"], made_by["run_id"]) if made_by["dag_id"] and made_by["run_id"] else "unknown"
     goes, why = state == "over", {"over": "its run is over", "live": "its run goes on"}.get(state, "")
     if state == "unknown":
         goes = older_than is not None and age >= older_than
         why = "its run is not known to this Airflow"
-        why += f", and it is older than {_told(older_than)}" if goes and older_than is not None else ""
-    ids = told["dag_id"], told["run_id"], told["task_id"], told[VERSION]
+        why += f", and it is older than {_length(older_than)}" if goes and older_than is not None else ""
+    ids = made_by["dag_id"], made_by["run_id"], made_by["task_id"], made_by[VERSION]
     return Finding(noun, item.entity_id, *ids, age, goes, why)
 
 
@@ -183,5 +183,5 @@ def _user(hook: BatchWrapHook, pool_id: str, staying: Sequence[EntityView]) -> s
     return ""
 
 
-def _told(length: timedelta) -> str:
+def _length(length: timedelta) -> str:
     return str(length).removesuffix(", 0:00:00")

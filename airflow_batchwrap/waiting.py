@@ -82,7 +82,7 @@ def look_until(
     :param look: looks once; returns None to go on.
     :param until: when to give up, in seconds since 1970; asked after each look.
     :param longest: the longest pause between two looks, in seconds.
-    :param stopped: tells whether to give up now.
+    :param stopped: returns whether to give up now.
     :return: what ``look`` has found; None where the time is up, or where it was stopped.
     """
     began = time.monotonic()

@@ -41,7 +41,6 @@ class BatchWorkflow(TaskGroup):
     Steps of one number run side by side; each step is given what the one before returned, or the list of results where
     the stage before has several, in name order. A new step file is a new task when the DAG is parsed next.
 
-    :param group_id: the task group's id.
     :param steps: the folder of step files, relative to the DAG file.
     :param inputs: input files and folders, relative to the DAG file, that every step finds by name.
     :param args: the first stage's arguments: a string, split as a shell splits words, or a list.

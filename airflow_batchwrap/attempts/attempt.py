@@ -38,7 +38,6 @@ class Attempts:
 
     :param epoch: of the Airflow task.
     :param reported: which of them were reported as failures.
-    :param log: the task's logger.
     """
 
     hook: BatchWrapHook

@@ -25,7 +25,6 @@ class Belongings:
 
     :param maker: which task.
     :param try_number: of the Airflow task.
-    :param log: the task's logger.
     :param has_made: whether there may be anything to remove, should this try fail.
     """
 
@@ -47,7 +46,6 @@ class Belongings:
     ) -> str:
         """Return the id of the pool or the job that this task has, or of a new one.
 
-        :param epoch: of the task.
         :param content: what it has to be made for: one that was made for something else is replaced.
         :param make: makes one of an id and with some metadata; returns False where the id is taken.
         :param named: the id that a user has chosen for it; by default it is derived.

@@ -25,11 +25,10 @@ class Claim:
     :param family: what the ids of all that this set-up made begin with.
     :param epoch: the set-up's.
     :param maker: the metadata by which it knows its own.
-    :param content: the metadata that tells whether an earlier one still fits.
+    :param content: the metadata by which an earlier one is known to fit still.
     :param find: entities by the beginning of their id.
     :param make: makes one of an id; False where the id is taken.
     :param delete: asks for one's end.
-    :param log: the task's logger.
     """
 
     noun: str

@@ -1,4 +1,4 @@
-"""What a step is told and nobody else: secrets, and those of the DAG's params that are secret."""
+"""What a step may know and nobody else: secrets, and those of the DAG's params that are secret."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Confidential:
     """What travels in a file that one Batch task alone, or the entries of one manifest, may fetch.
 
-    Its values are in no text of it, and no fingerprint: a hash of a short password tells it to whoever tries out all.
+    Its values are in no text of it, and in no fingerprint: whoever tries out all short passwords finds one by its hash.
 
-    :param environment: environment variables.
     :param params: parameters for ``engine.params``; a command has none.
     """
 
@@ -100,7 +99,7 @@ def part_params(context: Context, params: Mapping[str, Any]) -> tuple[dict[str, 
     """Return the run's params in two: those that may be shown, and those that may not.
 
     A param is secret by its schema (``Param(..., secret=True)`` or ``format="password"``), or by its name, or one
-    within it, as Airflow itself tells a sensitive field: ``[core] sensitive_var_conn_names`` adds names.
+    within it, as Airflow itself knows a sensitive field: ``[core] sensitive_var_conn_names`` adds names.
     """
     schemas: dict[str, Any] = {}
     for owner in (context.get("dag"), context.get("task")):

@@ -25,7 +25,7 @@ _RESULTS_KEY = "batchwrap_results"  # state store: the run's folder of results
 
 @dataclass
 class Opening:
-    """Makes the workspace of one task: of a set-up, or of a step or a manifest that is alone on its pool.
+    """Make the workspace of one task: of a set-up, or of a step or a manifest that is alone on its pool.
 
     :param settings: of these, the times, retries and places count.
     :param group: the task group that the task's id begins with; empty outside one.
@@ -105,7 +105,6 @@ class Opening:
         """Open a job on the workspace's pool, or find the one that an earlier try of this task opened.
 
         :param resource_files: what its preparation task brings to each node.
-        :param epoch: of the task.
         :param content: what the job is for: one for something else is replaced.
         :param extra: metadata of the caller's.
         """

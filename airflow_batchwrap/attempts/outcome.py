@@ -122,7 +122,7 @@ class Outcome:
         return StepTimeout(text)
 
     def _story(self, exit_code: int) -> str:
-        """Return what the step left to tell: its error and traceback, then the rest of stderr."""
+        """Return what the step left for the message: its error and traceback, then the rest of stderr."""
         record, hint = None, ""
         try:
             record = self._record() if self.is_step else None
@@ -133,15 +133,15 @@ class Outcome:
                 hint += " Is there a python3 on the node's PATH? If not, install one in the pool's start task."
             return hint + self._tail()
         error = record.error
-        told = f" {error.type}: {error.message}" if error.message else f" {error.type}"
+        story = f" {error.type}: {error.message}" if error.message else f" {error.type}"
         trace = error.traceback.strip()
         stderr = self._output("stderr.txt")
         if trace:
-            told += f"\n{trace}"
+            story += f"\n{trace}"
             stderr = stderr.replace(trace, "")
         # What the engine itself printed is what the record says.
         own = [line for line in stderr.splitlines() if not line.startswith("batchwrap: ")]
-        return told + _quoted("stderr", "\n".join(own))
+        return story + _quoted("stderr", "\n".join(own))
 
     def _tail(self) -> str:
         return _quoted("stderr", self._output("stderr.txt"))

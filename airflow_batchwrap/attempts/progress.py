@@ -23,7 +23,6 @@ _AT_THE_END = 1024 * 1024  # bytes of each file that are logged once the task is
 class Follower:
     """Write to the log of a worker what a Batch task does.
 
-    :param log: the task's logger.
     :param tail: how far the task's output is in the log.
     :param last_state: the last state that is in the log.
     """

@@ -20,7 +20,7 @@ _GONE = 404  # Airflow's answer where a task instance has been moved to the hist
 
 
 def is_superseded(context: Context) -> bool:
-    """Tell whether Airflow knows this try no more.
+    """Return whether Airflow knows this try no more.
 
     A note in the state store is refused then. (Airflow answers a question for one as if there were none.)
     """

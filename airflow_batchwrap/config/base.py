@@ -97,7 +97,7 @@ class ConfigFile(ConfigModel):
         file = resolve_path(path, caller_folder())
         data = cls._own_part(read_json_object(file), str(file))
         if overrides:
-            # Told apart here, so that an error in the file is not blamed on the keywords.
+            # Checked apart from each other, so that an error in the file is not blamed on the keywords.
             data, problems = cls._canonical(data)
             if problems:
                 raise ConfigError(describe(str(file), problems))

@@ -44,6 +44,7 @@ class Credentials(ConfigModel):
     @classmethod
     def _a_name(cls, value: str | None) -> str | None:
         # Azure: 3 to 24 lower-case letters and digits; Azurite's account has a longer name than a real one may have.
+        # https://learn.microsoft.com/azure/azure-resource-manager/management/resource-name-rules
         if value is not None and not re.fullmatch(r"[a-z0-9]{3,32}", value):
             raise ValueError("use the account's name, which is lower-case letters and digits alone")
         return value
@@ -77,7 +78,7 @@ class Credentials(ConfigModel):
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str] = "credentials.json") -> Self:
-        """Read a credentials file; one that others may read is told of in the log.
+        """Read a credentials file; the log warns of one that others may read.
 
         :param path: a relative one is looked for beside the file of the caller, then in the working directory.
         :raises ConfigError: with all that is wrong in it, and no secret.

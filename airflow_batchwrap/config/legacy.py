@@ -87,6 +87,7 @@ _UNUSABLE: tuple[tuple[str, str, str, str], ...] = (
 )
 
 # Sizes that Azure has taken out of service: the Basic A and the first Standard A series, on 2024-08-31.
+# https://github.com/Azure/HDInsight/releases/tag/2024-01-10
 _RETIRED_SIZE = re.compile(r"(basic_a\d+|standard_a\d+)", re.IGNORECASE)
 
 

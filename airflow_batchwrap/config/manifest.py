@@ -12,7 +12,7 @@ from airflow_batchwrap.config.base import ConfigModel, describe, explain, same
 from airflow_batchwrap.config.files import caller_folder, read_json_object, resolve_path
 from airflow_batchwrap.exceptions import ConfigError
 
-# Azure Storage, "Naming and referencing containers, blobs, and metadata".
+# https://learn.microsoft.com/rest/api/storageservices/Naming-and-Referencing-Containers--Blobs--and-Metadata
 _CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
 
 # Old or other name -> key; the upper-case ones are the predecessor's.

@@ -14,7 +14,8 @@ from airflow_batchwrap.config.base import ConfigFile, ConfigModel
 from airflow_batchwrap.config.durations import Duration
 from airflow_batchwrap.config.values import MOST_SLOTS, Count, Positive, matching
 
-_SHORTEST_RESIZE = timedelta(minutes=5)  # Batch REST reference, "Pool - Add": resizeTimeout
+# https://learn.microsoft.com/rest/api/batchservice/pool/resize (resizeTimeout)
+_SHORTEST_RESIZE = timedelta(minutes=5)
 _Size = Annotated[
     str,
     matching(r"[A-Za-z0-9]+(_[A-Za-z0-9-]+)+", "use a VM size as Azure names it, such as Standard_D2s_v3"),
@@ -104,7 +105,7 @@ class StartTaskConfig(ConfigModel):
 
 
 class PoolConfig(ConfigFile):
-    """A pool of nodes; every key has a default that works on a new account. docs/configuration.md tells each.
+    """A pool of nodes; every key has a default that works on a new account. docs/configuration.md lists them.
 
     Keys have Azure's names in snake case. The upper-case keys of older ``batch.json`` files are read too.
     """
@@ -193,7 +194,7 @@ class PoolConfig(ConfigFile):
 
     @property
     def node_agent(self) -> str | None:
-        """The node agent: the one given, or the one of a known image; None where only Batch's own list can tell."""
+        """The node agent: the one given, or the one of a known image; None where only Batch's own list has it."""
         if self.node_agent_sku_id != "auto":
             return self.node_agent_sku_id
         return None if self.image_id else legacy.node_agent(self.image_publisher, self.image_offer, self.image_sku)
@@ -246,7 +247,7 @@ class PoolConfig(ConfigFile):
                 return [f"image_id and {given[0]} are two images: keep image_id for your own, or the other keys."]
             if self.node_agent_sku_id == "auto" and not {"image_id", "node_agent_sku_id"} & set(self._late):
                 return [
-                    "node_agent_sku_id is missing: it cannot be told from image_id. Give the one of the image's "
+                    "node_agent_sku_id is missing: it does not follow from image_id. Give the one of the image's "
                     'system, such as "batch.node.ubuntu 24.04".'
                 ]
             return []

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-MOST_SLOTS = 256  # task slots a node can have; Batch REST reference, "Pool - Add": taskSlotsPerNode
+# Task slots that a node can have: https://learn.microsoft.com/en-us/dotnet/api/azure.compute.batch.batchpool.taskslotspernode
+MOST_SLOTS = 256
 
 
 def _not_a_boolean(value: Any) -> Any:

@@ -14,11 +14,12 @@ from airflow_batchwrap.config.manifest import check_container_name
 from airflow_batchwrap.config.values import MOST_SLOTS, Count, Positive
 from airflow_batchwrap.exceptions import ConfigError
 
-_LONGEST_TASK = timedelta(days=180)  # a Batch task's life; Azure, "Batch service quotas and limits"
+# A Batch task's life: https://learn.microsoft.com/azure/batch/batch-quota-limit
+_LONGEST_TASK = timedelta(days=180)
 
 
 class WorkflowConfig(ConfigFile):
-    """The times, retries and places of a workflow; docs/configuration.md tells each."""
+    """The times, retries and places of a workflow; docs/configuration.md lists them."""
 
     noun: ClassVar[str] = "workflow configuration"
     aliases: ClassVar[Mapping[str, str]] = {"TASK_OUTPUT_CONTAINER": "output_container", "required_slots": "task_slots"}

@@ -45,7 +45,7 @@ class ChosenFiles:
         if name in self._names:
             return
         if os.path.isdir(full) and not os.path.islink(full):
-            for _ in self._below(name, given):  # so that a link in it is told on the line that chose it
+            for _ in self._below(name, given):  # so that the error for a link in it names the line that chose it
                 pass
         else:
             self._check_file(name, given)
@@ -86,7 +86,7 @@ class ChosenFiles:
         return staged
 
     def _contained(self, given: str) -> str:
-        """:return: the name relative to the working directory."""
+        """Return the name relative to the working directory."""
         remedy = "only files below the step's working directory are uploaded; copy it there and choose the copy"
         if not given or ".." in given.split("/"):
             raise ValueError(f"add_file_to_upload({given!r}): the path is empty or holds '..': {remedy}")

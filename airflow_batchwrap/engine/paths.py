@@ -46,7 +46,7 @@ def remove(path: Path) -> None:
 
 
 def digest(path: Path) -> Tuple[int, str]:
-    """:return: size in bytes and sha256 of a file's content."""
+    """Return the size in bytes and the sha256 of a file's content."""
     size, sha256 = 0, hashlib.sha256()
     with path.open("rb") as stream:
         for chunk in iter(lambda: stream.read(1024 * 1024), b""):

@@ -68,7 +68,10 @@ def with_secrets(call: Call, work: Path) -> Call:
 
 
 def step_file(folder: Path, step: str) -> Path:
-    """:raises Unusable: the archive holds no such step."""
+    """Return the path of a step's file in the archive.
+
+    :raises Unusable: the archive holds no such step.
+    """
     try:
         path = folder.joinpath(*relative_parts(step))
     except ValueError as error:
@@ -80,7 +83,7 @@ def step_file(folder: Path, step: str) -> Path:
 
 
 def input_directory(call: Call, work: Path) -> Optional[Path]:
-    """:return: where the input files are; None where the call has none."""
+    """Return where the input files are; None where the call has none."""
     if not call.inputs_dir:
         if call.inputs:
             raise Unusable("the call names inputs but no input directory: this is a flaw in what submitted the step")

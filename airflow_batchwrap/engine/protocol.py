@@ -63,7 +63,7 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Argument:
-    """One value for the step: exactly one of the three is meant, told by ``kind``.
+    """One value for the step: ``kind`` says which of the three it is.
 
     :param kind: ``value`` (in ``value``), ``file`` (JSON in the file ``path``, relative to the working directory,
         with its ``size`` in bytes and ``sha256``) or ``list`` (the values of ``items``, in order).

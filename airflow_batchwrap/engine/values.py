@@ -48,7 +48,7 @@ def dumps(value: Any, step: str) -> str:
 
 
 def fits_xcom(value: Any) -> bool:
-    """Tell whether every part of a JSON value can be stored as an XCom.
+    """Return whether every part of a JSON value can be stored as an XCom.
 
     Airflow's workers send XComs as msgpack, whose whole numbers have 64 bits and whose strings are UTF-8 (a file name
     that is not UTF-8 holds lone surrogates); PostgreSQL's jsonb, where it keeps them, has no NUL.
@@ -70,7 +70,7 @@ def fits_xcom(value: Any) -> bool:
 
 
 def _check(value: Any, step: str) -> None:
-    """Walk the value with a stack of its own, so that depth and cycles are told and not met."""
+    """Walk the value with a stack of its own, so that depth and cycles become an error message and no crash."""
     stack = [(value, "value", 1)]
     while stack:
         item, where, depth = stack.pop()

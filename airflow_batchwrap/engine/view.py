@@ -106,7 +106,7 @@ class Engine:
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic for mypy only: 3.8 cannot subscript it
-    """Writes to what ``sys.stderr`` is at that moment, as a step may redirect it."""
+    """Write to what ``sys.stderr`` is at that moment, as a step may redirect it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -1,7 +1,7 @@
 """The autoscale formula of the pools that this package makes: what the work needs while there is any, none when idle.
 
 Azure evaluates it, so it holds where Airflow is gone. It is read back from the pool, too: what is written here is all
-that tells a waiting task how large such a pool is meant to be.
+from which a waiting task knows how large such a pool is meant to be.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-# Azure takes no less (Batch REST reference, "Pool - Add": autoScaleEvaluationInterval).
+# Azure takes no less: https://learn.microsoft.com/en-us/javascript/api/@azure-rest/batch/batchpoolcreateoptions
 EVALUATION_INTERVAL = timedelta(minutes=5)
 
 DeallocationOption = Literal["requeue", "terminate", "taskcompletion", "retaineddata"]
@@ -21,7 +21,7 @@ DeallocationOption = Literal["requeue", "terminate", "taskcompletion", "retained
 # https://learn.microsoft.com/azure/batch/batch-automatic-scaling
 #
 # All of the nodes while there is work, or none. No percentage of samples is asked for: samples that are missing would
-# be an error, and the last one there is tells enough, since a node that works is never taken away.
+# be an error, and the last one there is says enough, since a node that works is never taken away.
 _WHOLE = """\
 dedicatedNodes = {dedicated};
 spotNodes = {spot};

@@ -101,7 +101,7 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
 
     @staticmethod
     def _has_plain_key(conn: Connection) -> bool:
-        """Tell whether a connection is an address and an account key alone, of which WasbHook makes the same client.
+        """Return whether a connection is an address and an account key alone, of which WasbHook makes the same client.
 
         Without it, and the sign-in of identities that it imports, each task on a worker is 0.2 s faster.
         """
@@ -111,7 +111,7 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
 
     @staticmethod
     def _is_identity(conn: Connection) -> bool:
-        """Tell whether WasbHook would sign in with an identity: there is no key, no SAS and no connection string."""
+        """Return whether WasbHook would sign in with an identity: there is no key, no SAS and no connection string."""
         extra = _short_names(conn)
         if extra.get("connection_string"):
             return False

@@ -51,7 +51,7 @@ class BlobCalls(SasCalls):
                     raise
 
     def _can_see(self, container: str) -> bool:
-        """Tell whether a container is there, as far as the connection may see: by its properties, or by its list."""
+        """Return whether a container is there, as far as the connection may see: by its properties, or by its list."""
         from azure.core.exceptions import HttpResponseError
 
         client = self.blobs.get_container_client(container)

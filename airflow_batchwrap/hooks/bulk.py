@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from azure.batch.aio import BatchClient as AsyncBatchClient
     from azure.batch.models import BatchError
 
-_MOST_TASKS = 100  # in one request; Azure Batch REST reference, "Task - Add Collection"
+_MOST_TASKS = 100  # in one request; https://learn.microsoft.com/en-us/javascript/api/@azure-rest/batch/batchtaskgroup
 _VIEW_SELECT = ["id", "state", "executionInfo", "nodeInfo"]
 _PATIENCE = 300.0  # seconds without a single success before the submission is given up for this try
 _LONGEST_BACK_OFF = 60.0  # seconds
 _CONNECT_TIMEOUT = 10.0  # seconds
 _READ_TIMEOUT = 60.0  # seconds: twice what Batch gives itself for a request
-_TELL_EVERY = 5.0  # seconds
+_LOG_EVERY = 5.0  # seconds
 _ASK_EVERY = 0.5  # seconds between two questions whether to leave the rest
 _NO_POLLING = 24 * 3600  # seconds: the SDK's poller reads the job again in a thread of its own, for nobody
 
@@ -62,7 +62,7 @@ class BulkCalls:
         build: Callable[[T], Body],
         *,
         threads: int,
-        tell: Callable[[int], None] = lambda done: None,
+        log_progress: Callable[[int], None] = lambda done: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> int:
         """Submit Batch tasks, 100 in a request, side by side; one that is there already counts as submitted.
@@ -73,7 +73,7 @@ class BulkCalls:
         :param items: what the tasks are made from.
         :param build: makes a task's body, as JSON; called in the threads.
         :param threads: how many requests at a time.
-        :param tell: told now and then how many are there.
+        :param log_progress: called every few seconds with how many are there.
         :param stopped: asked now and then whether to leave the rest.
         :return: how many were new.
         :raises ConfigError: Batch refuses some of them.
@@ -99,7 +99,7 @@ class BulkCalls:
                     raise
             return list(answer.result_values or ())
 
-        return _Submission(job_id, items, build, send).run(threads, tell, stopped)
+        return _Submission(job_id, items, build, send).run(threads, log_progress, stopped)
 
     def count_tasks(self, job_id: str) -> Counts | None:
         """Return how many Batch tasks of a job are in which state; None where the job is gone."""
@@ -215,8 +215,8 @@ class _Submission(Generic[T]):
         self._refusals = 0
         self._last_success = time.monotonic()
 
-    def run(self, threads: int, tell: Callable[[int], None], stopped: Callable[[], bool]) -> int:
-        told = time.monotonic()
+    def run(self, threads: int, log_progress: Callable[[int], None], stopped: Callable[[], bool]) -> int:
+        logged = time.monotonic()
         pool = ThreadPoolExecutor(max(1, threads), thread_name_prefix="batchwrap-submit")
         try:
             pending = {pool.submit(self._work) for _ in range(max(1, threads))}
@@ -226,9 +226,9 @@ class _Submission(Generic[T]):
                     thread.result()
                 if stopped():
                     break
-                if not pending or time.monotonic() - told >= _TELL_EVERY:
-                    told = time.monotonic()
-                    tell(self._done)
+                if not pending or time.monotonic() - logged >= _LOG_EVERY:
+                    logged = time.monotonic()
+                    log_progress(self._done)
         finally:
             # Airflow's execution_timeout comes as an exception into this thread: the others end with it.
             self._stop.set()

@@ -1,4 +1,4 @@
-"""Azure's errors become ours, told apart by what the caller does next, with no secret in them."""
+"""Azure's errors become ours: a type for each thing that the caller may do next, and no secret in them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUOTA = {
 _NO_MACHINES = {"allocationfailed", "allocationtimedout", "overconstrainedallocationrequesterror"}
 # A failed allocation that no time mends: the request itself is wrong (the same page, scenarios 1 and 2).
 _WRONG_REQUEST = re.compile(r'"code":\s*"BadRequest"|subnet has delegation', re.IGNORECASE)
-# What to do about codes that a person can meet; Azure's own texts tell the problem alone.
+# What to do about codes that a person can meet; Azure's own texts name the problem alone.
 _REMEDIES = {
     "JobNotFound": "The run's job was deleted: clear the set-up task, which opens a new one.",
     "JobBeingDeleted": "The run's job was deleted: clear the set-up task, which opens a new one.",
@@ -39,7 +39,7 @@ _REMEDIES = {
 }
 _BUSY = {408, 429, 500, 502, 503, 504}
 _DENIED = {401, 403}
-# Lines of azure-identity's errors that tell no reason.
+# Lines of azure-identity's errors that give no reason.
 _ADVICE = ("Visit https://", "To mitigate this issue", "Attempted credentials:")
 
 
@@ -64,7 +64,7 @@ def scrub(text: str) -> str:
 def code_of(error: BaseException) -> str:
     """Return Azure's error code, such as ``PoolNotFound``; empty where the error has none.
 
-    The status alone does not tell: the Batch client makes every 409 one exception type, and with ``If-Match`` every
+    The status alone is not enough: the Batch client makes every 409 one exception type, and with ``If-Match`` every
     error another.
     """
     for holder in (getattr(error, "error", None), error):
@@ -127,8 +127,8 @@ def translate(error: Exception, doing: str, where: str, conn_id: str) -> BatchWr
             " a clock that is off by more than 15 minutes gives the same answer."
         )
     if status in _BUSY:
-        told = f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later."
-        return Throttled(told, _retry_after(error))
+        message = f"Could not {doing}: {where} is busy or failing ({code or status}): {said}. Try again later."
+        return Throttled(message, _retry_after(error))
     if is_capacity(code):
         quota = _QUOTA.get(code.lower(), "what it asks for")
         return NoCapacity(

@@ -14,7 +14,7 @@ from airflow_batchwrap.waiting import GRACE, STUCK_INTERVAL
 if TYPE_CHECKING:
     from azure.batch.models import BatchTaskCountsResult
 
-_TELL_EVERY = 10.0  # seconds between two lines of progress
+_LOG_EVERY = 10.0  # seconds between two lines of progress
 _WINDOW = 60.0  # seconds over which the rate is taken
 _PROVE_EVERY = 120.0  # seconds: Azure's counts may lag, so that now and then the tasks themselves are asked
 _ASK_SHARE = 0.1  # of the time waited so far: what waits long is asked about less often
@@ -50,11 +50,10 @@ class Counts:
 
 @dataclass
 class JobWatch:
-    """Watch a job of very many Batch tasks: tell its progress, and judge whether there is something to do.
+    """Watch a job of very many Batch tasks: log its progress, and judge whether there is something to do.
 
     :param expected: how many Batch tasks it has.
     :param allowed: how many of them may fail.
-    :param log: a logger.
     :param clock: seconds.
     """
 
@@ -64,7 +63,7 @@ class JobWatch:
     clock: Callable[[], float] = time.monotonic
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
     _line: str = ""
-    _told: float = float("-inf")
+    _logged: float = float("-inf")
     _began: float = 0.0
     _asked: float = 0.0
     _proved: float = 0.0
@@ -74,7 +73,7 @@ class JobWatch:
         self._asked = self._began + GRACE - STUCK_INTERVAL
 
     def judge(self, counts: Counts | None) -> Answer:
-        """Tell the progress where it is due, and return what it asks for.
+        """Log the progress where that is due, and return what is to be done now.
 
         :param counts: None where the job is gone.
         :return: "beyond": more have failed than may; "prove": it seems to be over; "ask": nothing runs, ask what keeps
@@ -84,7 +83,7 @@ class JobWatch:
             return "gone"
         now = self.clock()
         over = not counts.waiting and not counts.running
-        self._tell(counts, now, over)
+        self._log_progress(counts, now, over)
         if counts.failed > self.allowed:
             return "beyond"
         if over or now - self._proved >= _PROVE_EVERY:
@@ -96,7 +95,7 @@ class JobWatch:
             return "ask"
         return "wait"
 
-    def _tell(self, counts: Counts, now: float, over: bool) -> None:
+    def _log_progress(self, counts: Counts, now: float, over: bool) -> None:
         self._seen.append((now, counts.done))
         while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW:
             self._seen.popleft()
@@ -104,9 +103,9 @@ class JobWatch:
             f"{counts.done} of {self.expected} done ({counts.failed} failed), {counts.running} running, "
             f"{counts.waiting} waiting"
         )
-        if line == self._line or not (over or now - self._told >= _TELL_EVERY):
+        if line == self._line or not (over or now - self._logged >= _LOG_EVERY):
             return
-        self._line, self._told = line, now
+        self._line, self._logged = line, now
         self.log.info("%s%s", line, self._pace(counts))
 
     def _pace(self, counts: Counts) -> str:
@@ -115,8 +114,8 @@ class JobWatch:
             return ""
         rate = (done - before) / (last - first)
         left = max(0, self.expected - counts.done)
-        told = f"{rate:.3g} a second" if rate >= 1 else f"{rate * 60:.3g} a minute"
-        return f"; {told}, about {duration(left / rate)} left" if left else f"; {told}"
+        pace = f"{rate:.3g} a second" if rate >= 1 else f"{rate * 60:.3g} a minute"
+        return f"; {pace}, about {duration(left / rate)} left" if left else f"; {pace}"
 
 
 @dataclass(frozen=True)

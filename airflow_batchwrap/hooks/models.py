@@ -1,6 +1,6 @@
 """Our settings become the SDK's models. Nothing here sends anything.
 
-Facts about Azure that decide a line are told there; more of them are in docs/decisions.md.
+A fact about Azure that decides a line stands beside it; more facts are in docs/decisions.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a running Batch task has printed so far: read by range, told line by line, once each and in order."""
+"""What a running Batch task has printed so far: read by range, logged line by line, each line once and in order."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 #: The files that Batch makes of a task's output, and what stands before their lines in Airflow's log.
 FILES = {"stdout.txt": "stdout", "stderr.txt": "stderr"}
-READ_BYTES = 64 * 1024  # of one file in one round: a step that prints a lot delays nobody else's lines for long
+READ_BYTES = 64 * 1024  # of one file in one look: a step that prints a lot delays nobody else's lines for long
 _SOONEST, _LATEST = 1.0, 15.0  # seconds between two reads: the quieter a step is, the less it is asked
 
 
 @dataclass
 class OutputTail:
-    """How far a Batch task's output has been told, and when to look for more.
+    """How far a Batch task's output is in the log, and when to look for more.
 
-    :param offsets: bytes told of each file.
+    :param offsets: bytes of each file that are in the log.
     :param reruns: how often Batch had rerun the task then: a rerun begins its files anew.
     """
 

@@ -66,7 +66,6 @@ class PoolView:
     :param scale_error: why the last evaluation failed.
     :param targets: dedicated and spot nodes asked for.
     :param present: dedicated and spot nodes there are.
-    :param task_slots_per_node: how many slots a node has for Batch tasks.
     :param fresh: whether our own formula holds the pool's whole size now, work or none.
     """
 

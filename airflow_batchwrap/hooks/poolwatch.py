@@ -19,7 +19,6 @@ class PoolWatch:
     """Watch a pool: log its progress, each line once, and judge it. Both ways of waiting share it.
 
     :param needed: how many usable nodes are enough; None for all that the pool asks for.
-    :param log: a logger.
     :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.
     :param clock: seconds.
     """

@@ -14,8 +14,6 @@ from airflow_batchwrap.hooks.views import ERRORS, FailureKind, judge_pool
 class Resize:
     """What a pool is to become.
 
-    :param dedicated: dedicated nodes.
-    :param spot: spot nodes.
     :param min_nodes: how many usable nodes are enough; None for all of them.
     """
 
@@ -38,7 +36,7 @@ class ResizeVerdict:
 
     :param answer: ``ask``: it was not asked for this size, and can be now; ``wait``, ``ready`` or ``failed``.
     :param why: for ``failed``, the problem and the remedy.
-    :param node_id: for ``failed``, the node whose start task's stderr tells more.
+    :param node_id: for ``failed``, the node whose start task's stderr says more.
     :param kind: for ``failed``, the error to raise. With ``no_capacity`` the same request may succeed later: who has
         time asks again, unless a formula does.
     """
@@ -73,8 +71,8 @@ def judge_resize(view: PoolView, resize: Resize) -> ResizeVerdict:
     if any(there > target for there, target in zip(view.present, view.targets, strict=True)):
         if not steady or view.autoscale:
             return ResizeVerdict("wait")
-        told = "; ".join(view.resize_errors) or view.progress()
-        why = f"Pool {view.pool_id!r} did not shrink to {resize}: {told}. Wait for its Batch tasks, and try again."
+        reason = "; ".join(view.resize_errors) or view.progress()
+        why = f"Pool {view.pool_id!r} did not shrink to {resize}: {reason}. Wait for its Batch tasks, and try again."
         return ResizeVerdict("failed", why)
     if not sum(resize.targets):
         return ResizeVerdict("ready" if steady else "wait")

@@ -12,9 +12,11 @@ from airflow_batchwrap.workspace import BlobRef
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, UserDelegationKey
 
-# A user delegation key lives at most 7 days (Azure Storage, "Create a user delegation SAS").
+# A user delegation key lives at most 7 days:
+# https://learn.microsoft.com/javascript/api/@azure/storage-blob/blobgetuserdelegationkeyparameters
 _DELEGATION_DAYS = 7
-_CLOCK_SKEW = timedelta(minutes=15)  # Azure Storage's advice for the start of a SAS
+# Azure Storage's advice for the start of a SAS: https://learn.microsoft.com/azure/storage/common/storage-sas-overview
+_CLOCK_SKEW = timedelta(minutes=15)
 # By how much an address may outlive an identity's signature before anybody needs to know. The default lifetime is the
 # longest life of a job and a day, which is to spare; the key is up to an hour old, and its start a little earlier.
 _SPARE = timedelta(days=1, hours=2)
@@ -24,7 +26,7 @@ class SasCalls:
     """The part of BatchWrapHook that signs addresses."""
 
     _delegated: tuple[UserDelegationKey, datetime, datetime] | None = None
-    _told_of_short_life = False
+    _warned_of_short_life = False
 
     if TYPE_CHECKING:
         wasb_conn_id: str
@@ -88,8 +90,8 @@ class SasCalls:
             return {"account_key": key, **bounds}
         if hasattr(credential, "get_token"):
             key, expiry = self._delegation_key()
-            if now + lifetime - expiry > _SPARE and not self._told_of_short_life:
-                self._told_of_short_life = True
+            if now + lifetime - expiry > _SPARE and not self._warned_of_short_life:
+                self._warned_of_short_life = True
                 self.log.warning(
                     "Connection %r is an identity, whose addresses last %s days at most, and %s were asked for: what "
                     "begins or ends later than that loses its inputs or results. Lower job_wall_clock and sas_extra, "

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from azure.batch.models import ResourceFile
 
 SETS = "sets/"  # below it one folder for each set, and beside the folder the set's list, named alike
-# Batch takes 32,768 characters of JSON for all resource files of a task (https://learn.microsoft.com/azure/batch/
-# resource-files; https://github.com/Azure/BatchExplorer/issues/30 shows its answer beyond). An address with its SAS has
-# about 500, and more where a name is long or not ASCII; some are kept for an archive, a call and secrets.
+# Batch takes 32,768 characters of JSON for all resource files of a task: https://learn.microsoft.com/azure/batch/resource-files
+# (https://github.com/Azure/BatchExplorer/issues/30 shows its answer beyond). An address with its SAS has about 500, and
+# more where a name is long or not ASCII; some are kept for an archive, a call and secrets.
 _MOST_URLS = 40
 _MOST_CHARACTERS = 28_000
 _COPY_TIMEOUT = 600.0  # seconds

@@ -94,7 +94,6 @@ def client_secret_credential(cloud: Cloud, extra: Mapping[str, Any], client: str
 
     :param extra: of the connection: ``tenant_id``, and ``client_secret_auth_config`` with more options.
     :param client: the principal's client id.
-    :param secret: its secret.
     """
     from azure.identity import ClientSecretCredential
 
@@ -104,10 +103,7 @@ def client_secret_credential(cloud: Cloud, extra: Mapping[str, Any], client: str
 
 
 class Renewable:
-    """A credential that can be made anew, since one that is kept shows the same token again and again.
-
-    :param make: makes it.
-    """
+    """A credential that can be made anew, since one that is kept shows the same token again and again."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -139,10 +135,7 @@ class Renewable:
 
 
 class AsyncRenewable:
-    """As :class:`Renewable`, for an async client.
-
-    :param make: makes it.
-    """
+    """As :class:`Renewable`, for an async client."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make

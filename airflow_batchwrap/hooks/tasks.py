@@ -279,7 +279,7 @@ class TaskCalls:
                         return ""
                     raise
         except BatchWrapError:
-            # A tail decorates an error that is being told: it must not replace it.
+            # A tail is added to another error's message: it must not replace that error.
             return ""
 
 
@@ -289,10 +289,10 @@ def _wait_view(job: BatchJob, preparations: tuple[PreparationView, ...], pool: P
 
 
 def _no_file(error: HttpResponseError) -> bool:
-    """Tell whether there is no such file, or range of it, now."""
+    """Return whether there is no such file, or range of it, now."""
     return code_of(error) in _NO_FILE or error.status_code in (404, 409, 416)
 
 
 def _not_specified(error: Exception) -> bool:
-    """Tell whether a job has no preparation task to report on, or is gone."""
+    """Return whether a job has no preparation task to report on, or is gone."""
     return code_of(error) in ("JobPreparationTaskNotSpecified", "JobPreparationTaskNotRun", "JobNotFound")

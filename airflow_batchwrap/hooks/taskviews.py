@@ -191,6 +191,6 @@ def state_line(view: TaskView) -> str:
 
 
 def signal_of(exit_code: int) -> str:
-    """Return what a shell's exit code above 128 tells: the signal that ended the process."""
+    """Return what a shell's exit code above 128 means: the signal that ended the process."""
     number = exit_code - 128
     return f" (ended by signal {number}, {_SIGNALS[number]})" if number in _SIGNALS else ""

@@ -107,7 +107,7 @@ class UploadCalls(BlobCalls):
         """
         container = self.own_container(maker, "secrets")
         ref = BlobRef(container, f"{job_id}/{secrets.token_hex(16)}", len(data), hashlib.sha256(data).hexdigest())
-        # A hash of what may be a short password would tell it to whoever tries out all of them.
+        # A hash of what may be a short password would give it away to whoever tries out all of them.
         self._upload(ref, data, _needed(needed))
         return ref
 
@@ -133,7 +133,7 @@ class UploadCalls(BlobCalls):
     # --- one blob
 
     def _is_there(self, ref: BlobRef, needed: timedelta) -> bool:
-        """Tell whether a blob of this name has the whole content; if so, it stays for as long as it is needed."""
+        """Return whether a blob of this name has the whole content; if so, it stays for as long as it is needed."""
         from azure.core import MatchConditions
         from azure.core.exceptions import ResourceModifiedError, ResourceNotFoundError
 

@@ -38,7 +38,7 @@ class Verdict:
     :param answer: ``ready``; ``wait``; ``short``: there is no room for its nodes now, so wait with longer pauses, and
         say so in the log; ``failed``.
     :param why: for ``short`` and ``failed``, the problem and the remedy.
-    :param node_id: for ``failed``, the node whose start task's stderr tells more.
+    :param node_id: for ``failed``, the node whose start task's stderr says more.
     :param kind: for ``short`` and ``failed``, the error to raise: for ``short`` only once the time is over.
     :param ask: for ``short``: the pool asks for no more by itself, so ask for it: of one of fixed size the same targets
         again, of one with our formula its whole size for a while (``ScaleFormula.resized`` with the same bounds).
@@ -64,7 +64,7 @@ def judge_pool(view: PoolView, min_nodes: int | None = None, max_start_task_fail
     """Return whether a pool is fit to run Batch tasks.
 
     Idle and running nodes both count, spot nodes as well: a busy shared pool is ready. Nodes that are unusable or
-    offline, or whose start task failed, are borne while enough others serve.
+    offline, or whose start task failed, do no harm while enough others serve.
 
     :param min_nodes: how many usable nodes are enough; None for all that the pool asks for, but those that are lost.
     :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.

@@ -6,7 +6,9 @@ import ipaddress
 import re
 from urllib.parse import quote, urlsplit
 
-# The portals of the clouds, by the end of an account's host (Azure, "National clouds: endpoints").
+# The portals of the clouds, by the end of an account's host:
+# https://learn.microsoft.com/azure/azure-government/compare-azure-government-global-azure
+# https://docs.azure.cn/en-us/ai-services/translator/sovereign-clouds
 _PORTALS = {
     ".usgovcloudapi.net": "https://portal.azure.us",
     ".chinacloudapi.cn": "https://portal.azure.cn",
@@ -17,7 +19,7 @@ _STORAGE_ACCOUNTS = "Microsoft.Storage/storageAccounts"
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an account's address is on this machine: then it is the local service, or Azurite."""
+    """Return whether an account's address is on this machine: then it is the local service, or Azurite."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True
@@ -86,6 +88,6 @@ def _portal(url: str) -> str:
 
 
 def _is_of(resource_id: str, kind: str) -> bool:
-    """Tell whether a text is the resource id of an account of some kind; resource ids are case-insensitive."""
+    """Return whether a text is the resource id of an account of some kind; resource ids are case-insensitive."""
     pattern = rf"/subscriptions/[^/?#]+/resourceGroups/[^/?#]+/providers/{re.escape(kind)}/[^/?#]+"
     return re.fullmatch(pattern, resource_id, re.IGNORECASE) is not None

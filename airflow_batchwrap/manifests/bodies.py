@@ -22,7 +22,7 @@ _PREFIX = "@prefix@"  # stands for an entry's folder in the pattern that all ent
 
 
 class Bodies:
-    """Makes the body of an entry's Batch task; may be called from several threads.
+    """Make the body of an entry's Batch task; may be called from several threads.
 
     Two addresses are signed in all, one for the archive and one for the results' container, and not two for each entry.
 

@@ -30,7 +30,7 @@ _BEGAN = "batchwrap_began"  # metadata: when the job was made, in seconds since 
 
 @dataclass(frozen=True)
 class Round:
-    """One go at what is left of a manifest: the first has all entries, each later one those that did not succeed.
+    """The entries that are submitted together: in the first round all of them, in each later one what did not succeed.
 
     :param began: seconds since 1970.
     :param expected: how many Batch tasks its job has.
@@ -64,7 +64,6 @@ class RoundJob:
 
     :param began: when it was made, in seconds since 1970.
     :param epoch: of the manifest's task when the round began.
-    :param number: of the round.
     :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since.
     """
 

@@ -29,7 +29,7 @@ _TIME_TO_END = 30.0  # seconds that running Batch tasks are given to end once th
 
 @dataclass
 class Settlement:
-    """Ends a round of a manifest.
+    """End a round of a manifest.
 
     :param table: the blob that the table becomes.
     :param rows: the entries as they were submitted.

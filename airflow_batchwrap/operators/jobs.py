@@ -27,7 +27,7 @@ class JobOperator(WaitingOperator[W, E]):
     :param inputs: input files and folders, relative to the DAG file, that every step finds by name.
     :param expected_steps: the step files that the DAG was drawn from; another set on disk is an error.
     :param output_container: the Blob container for results; derived from the DAG's id by default.
-    :param job_wall_clock: the longest life of the job, queueing included; Azure ends it then, Airflow or no Airflow.
+    :param job_wall_clock: the longest life of the job, queueing included; Azure ends it then, even without Airflow.
     :param batch_retries: how often Batch itself reruns a Batch task that exits with another code than 0.
     :param sas_extra: how much longer than the deadline that it serves a SAS is valid.
     """

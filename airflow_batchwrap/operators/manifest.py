@@ -71,7 +71,7 @@ class ManifestTry(Try):
 
     @property
     def current(self) -> Round:
-        """The round."""
+        """The round, once it is submitted."""
         if self.round is None:
             raise RuntimeError("The manifest was not submitted yet.")
         return self.round
@@ -163,7 +163,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         return ManifestTry(context, round=of, job_id=of.job_id)
 
     def resume(self, work: ManifestTry) -> dict[str, Any]:
-        """Return the round."""
+        """Return what the try after the wait has to know: the round."""
         return {"round": work.current.to_json()}
 
     def begin(self, work: ManifestTry) -> ManifestEvent | None:
@@ -405,7 +405,12 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             raise ConfigError(f"Task {self.task_id!r}: threads = {self.threads!r} is no whole number.") from None
         if missing:
             self.hook.create_tasks(
-                work.job_id, missing, bodies, threads=threads, tell=log_progress, stopped=lambda: bool(work.ended)
+                work.job_id,
+                missing,
+                bodies,
+                threads=threads,
+                log_progress=log_progress,
+                stopped=lambda: bool(work.ended),
             )
             metrics.timing(metrics.SUBMIT_TIME, time.monotonic() - began, dag_id=self.dag_id, task_id=self.task_id)
         if work.ended:

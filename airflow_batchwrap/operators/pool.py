@@ -172,7 +172,7 @@ class RepurposePoolOperator(UsePoolOperator):
                 self.log.info("Removed job %s, left on the pool by run %s", job.entity_id, run_id)
 
     def _is_over(self, context: Context, run_id: str) -> bool:
-        """Tell whether a run of this DAG is over; False for one that this Airflow does not know."""
+        """Return whether a run of this DAG is over; False for one that this Airflow does not know."""
         count: int = context["ti"].get_dr_count(self.dag_id, run_ids=[run_id], states=["success", "failed"])
         return count > 0
 
@@ -182,7 +182,7 @@ class DeletePoolOperator(BatchWrapOperator):
 
     :param workspace: what the set-up task returned.
     :param pool_id: delete this pool, in place of a workspace.
-    :param retention_days: delete result files of this DAG, from its runs of old, once they are older than that; by
+    :param retention_days: delete result files of this DAG, of earlier runs, once they are older than that; by
         default they are kept.
     :param unused_for: delete archives, inputs and calls of this DAG that no run of it has used for so long; None keeps
         them.

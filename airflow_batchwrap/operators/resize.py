@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import PoolView
     from airflow_batchwrap.triggers.base import WaitTrigger
 
-_ENABLE_GAP = 35.0  # seconds: Batch takes one formula in 30 (Batch REST reference, "Pool - Enable Auto Scale")
+# Seconds. Batch takes one formula in 30: https://learn.microsoft.com/rest/api/batchservice/pools/enable-pool-auto-scale
+_ENABLE_GAP = 35.0
 _OPTIONS = get_args(DeallocationOption)
 
 

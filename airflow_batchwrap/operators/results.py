@@ -204,7 +204,7 @@ def _opened(folder: str) -> ObjectStoragePath:
 
 
 def _same(path: ObjectStoragePath, file: protocol.ResultFile) -> bool:
-    """Tell whether an earlier fetch has left the file whole."""
+    """Return whether an earlier fetch has left the file whole."""
     from airflow_batchwrap.hooks.blobs import hash_stream
 
     try:
@@ -246,7 +246,9 @@ def _is_local(path: ObjectStoragePath) -> bool:
 
 
 def _make_folders(target: ObjectStoragePath, paths: Sequence[ObjectStoragePath]) -> None:
-    """Make the folders of all files before anything is downloaded, one by one: not every storage bears a race.
+    """Make the folders of all files before anything is downloaded.
+
+    One by one: some storages fail where two threads make the same folder at once.
 
     :raises ConfigError: one cannot be made or written, or a symbolic link leads out of the results folder.
     """

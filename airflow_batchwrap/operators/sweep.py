@@ -55,7 +55,7 @@ class SweepOrphansOperator(BatchWrapOperator):
         for item in found:
             becomes = "removed" if item.removed else "would go" if item.goes and not self.delete else "stays"
             owner = f"{item.dag_id} {item.run_id}"
-            self.log.info("%s %s (%s, %s): %s: %s", item.noun, item.entity_id, owner, item.told_age, becomes, item.why)
+            self.log.info("%s %s (%s, %s): %s: %s", item.noun, item.entity_id, owner, item.age_text, becomes, item.why)
         self.log.info("%s", sweep.summary(found, self.delete))
         left = [f"{item.noun} {item.entity_id}: {item.why}" for item in found if item.goes and not item.removed]
         if self.delete and left:

@@ -44,7 +44,7 @@ class WaitingOperator(BatchWrapOperator, Generic[W, E]):
     event: ClassVar[type[Event]] = Event
     looks_before_deferring: ClassVar[bool] = True  # also where inline_wait is 0
 
-    # The try that is on its way in this process. Of the class: Airflow is slow to set attributes of an operator.
+    # The try that this process works on. An attribute of the class: Airflow is slow to set attributes of an operator.
     _try: Any = None
 
     # --- what a subclass says

@@ -39,7 +39,7 @@ class AirflowService:
     """A running Airflow.
 
     :param url: the address of its UI and REST API.
-    :param password: of the user `admin`.
+    :param password: of the user ``admin``.
     :param home: its AIRFLOW_HOME, with the components' logs.
     :param processes: component -> its process.
     """
@@ -62,15 +62,15 @@ class AirflowService:
         return self.home / f"{component}.log"
 
     def died(self) -> list[str]:
-        """Tell which components have ended by themselves."""
+        """Return which components have ended by themselves."""
         return [name for name, identity in self.processes.items() if process.ended(identity.pid)]
 
     def wait_until_ready(self, *, timeout: float = 180, on_wait: Callable[[str], None] | None = None) -> None:
         """Wait until all components are healthy and tasks can be run.
 
         :param timeout: seconds.
-        :param on_wait: called each round with what is waited for.
-        :raises BatchWrapError: if a component ended, or is not healthy by then.
+        :param on_wait: called after each look with what is waited for.
+        :raises BatchWrapError: a component ended, or is not healthy by then.
         """
         deadline = time.monotonic() + timeout
         warm = False
@@ -97,9 +97,8 @@ class AirflowService:
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60) -> None:
         """Wait until a DAG was read.
 
-        :param dag_id: the DAG.
         :param timeout: seconds.
-        :raises ConfigError: if it is not there by then, with the import errors.
+        :raises ConfigError: it is not there by then, with the import errors.
         """
         deadline = time.monotonic() + timeout
         with self.client() as client:
@@ -114,7 +113,7 @@ class AirflowService:
     def check(self) -> None:
         """Make sure that every component runs.
 
-        :raises BatchWrapError: if one has ended, with the end of its log.
+        :raises BatchWrapError: one has ended, with the end of its log.
         """
         for name in self.died():
             log = self.log(name)
@@ -125,7 +124,7 @@ class AirflowService:
     def stop(self, *, grace: float = 3.0) -> None:
         """Stop all components, the api-server last: the others report to it. Stopping twice does no harm.
 
-        :param grace: seconds that each of the two rounds may take before what is left is killed. The scheduler ends
+        :param grace: seconds that each of the two passes may take before what is left is killed. The scheduler ends
             within 2 s; a triggerer takes 10 s, nearly all of them a wait after its work has ended.
         """
         stop(self.processes, grace=grace)
@@ -134,7 +133,6 @@ class AirflowService:
 class ComponentDied(BatchWrapError):
     """A component of Airflow ended by itself.
 
-    :param component: its name.
     :param message: what to say, with the end of its log.
     """
 
@@ -159,16 +157,15 @@ def start(
 
     :param home: its AIRFLOW_HOME, made where it is missing.
     :param dags: the folder of DAG files.
-    :param results: where `BatchWorkflow` puts the files it fetches.
+    :param results: where ``BatchWorkflow`` puts the files it fetches.
     :param port: the port of its UI and API; 0 for a free one.
     :param host: the address they listen on. Other than loopback only where nobody else reaches it: in a container.
     :param env: variables for its processes beside this process's own: the connections.
     :param timeout: seconds.
     :param on_spawn: called when its processes were started, before they are ready.
-    :param on_wait: called each round with what is waited for.
-    :return: the running Airflow.
-    :raises ConfigError: if the port is taken, or the folder of DAG files is none.
-    :raises BatchWrapError: if it did not start; nothing of it is left running.
+    :param on_wait: called after each look with what is waited for.
+    :raises ConfigError: the port is taken, or the folder of DAG files is none.
+    :raises BatchWrapError: it did not start; nothing of it is left running.
     """
     if not dags.is_dir():
         raise ConfigError(f"There is no folder of DAG files at {dags}. Name one with --dags.")
@@ -217,7 +214,7 @@ def stop(processes: Mapping[str, ProcessId], *, grace: float = 3.0) -> None:
     """Stop the components of an Airflow, also of one that another process started.
 
     :param processes: component -> its process.
-    :param grace: seconds that each of the two rounds may take before what is left is killed.
+    :param grace: seconds that each of the two passes may take before what is left is killed.
     """
     process.stop([identity for name, identity in processes.items() if name != _API_SERVER], grace=grace)
     process.stop([identity for name, identity in processes.items() if name == _API_SERVER], grace=grace)
@@ -226,8 +223,8 @@ def stop(processes: Mapping[str, ProcessId], *, grace: float = 3.0) -> None:
 def free_port() -> int:
     """Choose a port that nothing listens on.
 
-    :return: the port. Another program may take it before it is used, which whoever uses it has to bear.
-    :raises ConfigError: if none was found.
+    :return: the port. Another program may take it before it is used: the caller has to expect that.
+    :raises ConfigError: none was found.
     """
     for port in random.sample(_PORTS, 100):
         if is_free(port):
@@ -236,11 +233,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on a port of this machine.
-
-    :param port: the port.
-    :return: True if nothing listens on it now.
-    """
+    """Return whether a server could listen on a port of this machine."""
     with contextlib.closing(socket.socket()) as probe:
         # As the servers do: a port whose last connections are still fading is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

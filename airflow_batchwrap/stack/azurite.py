@@ -33,7 +33,7 @@ _MANIFESTS = ("package.json", "package-lock.json")
 _ENTRY = Path("node_modules/azurite/dist/src/blob/main.js")
 # npm ci takes about 15 s with an empty cache; a slow line may need minutes.
 _INSTALL_TIMEOUT = 600.0
-# Azurite closes idle connections after 5 s unless told otherwise, sooner than its clients do, and a request that meets
+# Azurite closes idle connections after 5 s unless set otherwise, sooner than its clients do, and a request that meets
 # the closing fails. This is longer than aiohttp's 15 s and than any pause of a run here.
 _KEEP_ALIVE_SECONDS = 120
 _LISTENS = re.compile(r"successfully listens on https?://127\.0\.0\.1:(\d+)")
@@ -44,9 +44,7 @@ class AzuriteService:
     """A running Azurite.
 
     :param url: the account's blob endpoint, without a slash at its end.
-    :param pid: its process.
     :param log: the file it writes to.
-    :param account: the account's name.
     :param key: the account's key, in base64.
     """
 
@@ -60,7 +58,7 @@ class AzuriteService:
 
     @property
     def connection_string(self) -> str:
-        """What azure-storage-blob's `from_connection_string` takes. It holds the key."""
+        """What azure-storage-blob's ``from_connection_string`` takes. It holds the key."""
         account = f"AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
         return f"DefaultEndpointsProtocol={self.url.partition(':')[0]};{account}"
 
@@ -77,15 +75,14 @@ def start(
 ) -> AzuriteService:
     """Start Azurite's blob service on loopback, in a session of its own, and wait until it answers.
 
-    :param data: the folder that keeps its blobs; None for a temporary one, removed by `stop()`.
+    :param data: the folder that keeps its blobs; None for a temporary one, removed by ``stop()``.
     :param port: the port; 0 for a free one, which Azurite takes from the system itself.
-    :param log: the file for its output; by default `azurite.log` beside the data folder.
+    :param log: the file for its output; by default ``azurite.log`` beside the data folder.
     :param timeout: seconds that it is given to answer, after a first installation.
     :param tls: what it speaks TLS with, and takes the tokens of identities then; None for plain HTTP and keys alone. It
         looks at a token's audience, issuer and times, and not at its signature.
-    :return: the running service.
-    :raises ConfigError: if it could not be installed, or the port is taken.
-    :raises BatchWrapError: if it did not start.
+    :raises ConfigError: it could not be installed, or the port is taken.
+    :raises BatchWrapError: it did not start.
     """
     node, entry = _node_binary(), install() / _ENTRY
     temporary = Path(tempfile.mkdtemp(prefix="batchwrap-azurite-")) if data is None else None
@@ -155,8 +152,8 @@ def install() -> Path:
     The folder gets its name when it is complete, so a half-done installation is never used; a lock keeps two processes
     from installing at once.
 
-    :return: the folder that holds `node_modules`.
-    :raises ConfigError: if npm could not install it.
+    :return: the folder that holds ``node_modules``.
+    :raises ConfigError: npm could not install it.
     """
     shipped = resources.files("airflow_batchwrap.stack") / "azurite-npm"
     manifests = {name: (shipped / name).read_bytes() for name in _MANIFESTS}
@@ -212,7 +209,7 @@ def _npm_ci(folder: Path) -> None:
         raise ConfigError(f"npm did not install Azurite within {_INSTALL_TIMEOUT:g} s. Is the network slow?") from None
     if done.returncode:
         end = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
-        # npm knows neither the system's certificates nor those that pip was told of.
+        # npm knows neither the system's certificates nor those that pip was given.
         remedy = (
             " Your network re-signs what npm fetches: name its certificate authority's file in NODE_EXTRA_CA_CERTS, as "
             "in `NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt make demo`."

@@ -1,4 +1,4 @@
-"""`batchwrap demo`: one run of a DAG on a real Airflow, told as it goes, with nothing left running."""
+"""``batchwrap demo``: one run of a DAG on a real Airflow, shown as it goes, with nothing left running."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ JAVA_EXAMPLE = "java_pi"
 class DemoOptions:
     """What a demo is asked to do.
 
-    :param dag: the DAG to run.
     :param dags: the folder of DAG files; None to look for it.
     :param base: the folder below which the demo gets a state directory of its own.
     :param keep: keep databases, blobs and logs, and not only the result files.
@@ -48,12 +47,10 @@ class DemoOptions:
 
 
 def run(options: DemoOptions, console: Console) -> None:
-    """Start everything, run the DAG once, tell what came of it, and stop everything.
+    """Start everything, run the DAG once, show what came of it, and stop everything.
 
-    :param options: what to do.
-    :param console: where to tell it.
-    :raises StepFailed: if the run failed, naming the task and the end of its log.
-    :raises BatchWrapError: if something did not start.
+    :raises StepFailed: the run failed, naming the task and the end of its log.
+    :raises BatchWrapError: something did not start.
     """
     started = time.monotonic()
     dags = services.find_dags(options.dags)
@@ -80,7 +77,7 @@ def run(options: DemoOptions, console: Console) -> None:
 
 
 def _run(plan: services.Plan, options: DemoOptions, console: Console) -> None:
-    airflow = start_telling(plan, console, owner=ProcessId.of(os.getpid()))
+    airflow = start_services(plan, console, owner=ProcessId.of(os.getpid()))
     with console.status(f"Waiting for Airflow to read the DAG {escape(options.dag)}"):
         airflow.wait_for_dag(options.dag)
     with airflow.client() as client:
@@ -103,10 +100,10 @@ def _run(plan: services.Plan, options: DemoOptions, console: Console) -> None:
         for path in files:
             # A path is for a person to copy: never broken over two lines.
             console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
-        _tell_of_java(options, console)
+        _mention_java(options, console)
 
 
-def _tell_of_java(options: DemoOptions, console: Console) -> None:
+def _mention_java(options: DemoOptions, console: Console) -> None:
     """Say how to see the Java example, which builds its jar first and so is no part of the demo's minute."""
     if options.dag == JAVA_EXAMPLE:
         return
@@ -116,27 +113,24 @@ def _tell_of_java(options: DemoOptions, console: Console) -> None:
         console.print(f"The Java example, {JAVA_EXAMPLE}, is skipped: there is no javac on PATH.", highlight=False)
 
 
-def start_telling(plan: services.Plan, console: Console, *, owner: ProcessId | None) -> AirflowService:
+def start_services(plan: services.Plan, console: Console, *, owner: ProcessId | None) -> AirflowService:
     """Start everything, and show what is waited for.
 
-    :param plan: what to start.
-    :param console: where to tell it.
     :param owner: the process that stops it at its end; None where it is left running.
-    :return: the running Airflow.
     """
     began = time.monotonic()
-    told = ""
+    shown = ""
     with console.status("Starting") as status:
 
-        def tell(what: str) -> None:
-            nonlocal told
+        def log_progress(what: str) -> None:
+            nonlocal shown
             status.update(f"Starting {escape(what)}")
             component = what.partition(":")[0]
-            if component != told:
-                told = component
+            if component != shown:
+                shown = component
                 console.print(f"Starting {escape(component)}")
 
-        service = services.start(plan, tell=tell, owner=owner)
+        service = services.start(plan, log_progress=log_progress, owner=owner)
     console.print(f"All of it answers after {time.monotonic() - began:.0f} s.")
     return service
 

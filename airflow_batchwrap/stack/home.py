@@ -31,7 +31,7 @@ Settings = dict[str, dict[str, str]]
 
 
 class Account(Protocol):
-    """What a local service tells about itself: Azurite and the local Batch service both do."""
+    """How a local service is reached: Azurite and the local Batch service both do."""
 
     @property
     def url(self) -> str: ...
@@ -45,7 +45,6 @@ def connections(blob: Account, batch: Account, *, keys: bool = True) -> dict[str
     """Describe the two local services as Airflow connections, the only thing that a real account would change.
 
     :param blob: Azurite.
-    :param batch: the local Batch service.
     :param keys: whether they hold the accounts' keys; else an identity signs in.
     :return: environment variables. They hold keys, if asked to.
     """
@@ -63,11 +62,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     """Give the environment of a process that belongs to one Airflow home.
 
     A person's own Airflow settings would win over the home's, so they are left out; their connections and variables
-    (`AIRFLOW_CONN_*`, `AIRFLOW_VAR_*`) stay.
-
-    :param home: the Airflow home.
-    :param extra: variables to add.
-    :return: the whole environment.
+    (``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``) stay.
     """
     own = {
         name: value
@@ -82,7 +77,7 @@ def settings(dags: Path, port: int, results: Path, host: str = LOOPBACK) -> Sett
 
     :param dags: the folder of DAG files.
     :param port: the port of its API server.
-    :param results: where `BatchWorkflow` puts the files it fetches.
+    :param results: where ``BatchWorkflow`` puts the files it fetches.
     :param host: the address that its API server listens on.
     :return: section -> option -> value. No secret is among them.
     """
@@ -117,7 +112,7 @@ def create(home: Path, options: Settings) -> str:
 
     :param home: the folder, made for its owner only.
     :param options: section -> option -> value.
-    :return: the password of the user `admin`.
+    :return: the password of the user ``admin``.
     """
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = configparser.ConfigParser(interpolation=None)
@@ -144,11 +139,7 @@ def _fresh_secrets() -> list[tuple[str, str, str]]:
 
 
 def password(home: Path) -> str:
-    """Read the password of the user `admin`, chosen at random when it is first asked for.
-
-    :param home: the Airflow home.
-    :return: the password.
-    """
+    """Read the password of the user ``admin``, chosen at random when it is first asked for."""
     path = home / _PASSWORDS
     if path.exists():
         known = json.loads(path.read_text())
@@ -168,7 +159,7 @@ def migrate(database: Path) -> None:
     """Put a migrated SQLite database in place, copied from one that is made once for each release of Airflow.
 
     :param database: the file; one that exists stays as it is.
-    :raises ConfigError: if Airflow could not make its tables.
+    :raises ConfigError: Airflow could not make its tables.
     """
     if database.exists():
         return

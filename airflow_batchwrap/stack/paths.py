@@ -22,7 +22,7 @@ def project_dir() -> Path | None:
 def cache_dir() -> Path:
     """The folder for what is downloaded or prepared once and used by every run.
 
-    :return: `$BATCHWRAP_CACHE`; else `.cache` of the checkout; else the user's cache folder. It may not exist yet.
+    :return: ``$BATCHWRAP_CACHE``; else ``.cache`` of the checkout; else the user's cache folder. It may not exist yet.
     """
     chosen = os.environ.get("BATCHWRAP_CACHE")
     if chosen:

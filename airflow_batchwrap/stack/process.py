@@ -1,7 +1,8 @@
 """Child processes that run in their own session, write to a log file, and are stopped for certain.
 
-On Linux all that `spawn` starts carries a number, and hands it on to all that it starts itself, which nothing but a
-privileged process can hide (`airflow_batchwrap.local.node.owned`): it belongs to a state directory, and to one `spawn`.
+On Linux all that ``spawn`` starts carries a number, and hands it on to all that it starts itself. Nothing but a
+privileged process can hide it (``airflow_batchwrap.local.node.owned``). It belongs to a state directory, and to one
+``spawn``.
 Where there is no such number (macOS), sessions and a variable in the environment serve, as far as they can be read.
 """
 
@@ -26,7 +27,7 @@ from airflow_batchwrap.local.node import owned
 MARK = "BATCHWRAP_STACK"
 # Airflow's processes give themselves titles, by default in the memory that others read their environment from.
 _READABLE = {"SPT_NOENV": "1"}
-# A process's start time is told in clock ticks (0.01 s on Linux); two readings may differ by rounding.
+# The system gives a process's start time in clock ticks (0.01 s on Linux); two readings may differ by rounding.
 _START_TOLERANCE = 0.1
 # A killed process is gone as soon as the system gets to it.
 _KILL_SECONDS = 10.0
@@ -39,11 +40,10 @@ _spawned: dict[int, int] = {}
 
 @dataclass(frozen=True)
 class ProcessId:
-    """One process, told apart from a later one that was given the same number.
+    """One process, and not a later one that was given the same number.
 
-    :param pid: the number.
-    :param started: when it started, in seconds since 1970, as the system tells it.
-    :param carried: what it and all that it starts carry; 0 where it was not started by `spawn`, or nothing is carried.
+    :param started: when it started, in seconds since 1970, by the system's clock.
+    :param carried: what it and all that it starts carry; 0 where ``spawn`` did not start it, or nothing is carried.
     """
 
     pid: int
@@ -54,7 +54,6 @@ class ProcessId:
     def of(cls, pid: int) -> ProcessId | None:
         """Name a process that runs now.
 
-        :param pid: its number.
         :return: its identity, or None where no such process runs.
         """
         try:
@@ -82,11 +81,9 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
 
     A file, and not a pipe, so that the program outlives its parent and never blocks on an unread pipe.
 
-    :param argv: the program and its arguments.
     :param log: the file for stdout and stderr, appended to; readable by its owner only.
     :param env: the whole environment; None for this process's own.
     :param cwd: its working directory; None for this process's own.
-    :return: its process id.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -112,11 +109,7 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = Non
 
 
 def ended(pid: int) -> bool:
-    """Tell whether a process has ended, collecting it where it was a child of this process.
-
-    :param pid: its number.
-    :return: True once it runs no more.
-    """
+    """Return whether a process has ended, collecting it where it was a child of this process."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -133,7 +126,7 @@ def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
     What a root has started carries the root's number: also once the root was killed, and whatever it did to its parent,
     its session and its environment.
 
-    :param roots: the processes that `spawn` started, ended ones among them.
+    :param roots: the processes that ``spawn`` started, ended ones among them.
     :return: those that run, and what belongs to them. Never this process.
     """
     roots = list(roots)
@@ -162,7 +155,7 @@ def family(roots: Iterable[ProcessId]) -> list[psutil.Process]:
 def belonging(folder: Path) -> list[psutil.Process]:
     """List the processes that belong to a folder, by what they carry.
 
-    :param folder: the state directory that `spawn` found in its environment, or the nodes' directory of a local Batch
+    :param folder: the state directory that ``spawn`` found in its environment, or the nodes' directory of a local Batch
         service; absolute.
     :return: those that run; none where nothing is carried (macOS). Never this process.
     """
@@ -180,7 +173,6 @@ def _processes(pids: Iterable[int]) -> list[psutil.Process]:
 def marked(name: str, value: str) -> list[psutil.Process]:
     """List the processes that were started with an environment variable of this value, or below this folder.
 
-    :param name: the variable.
     :param value: its value; a folder also matches what lies in it.
     :return: the processes that have it, as far as that can be read. Never this process.
     """
@@ -197,7 +189,7 @@ def marked(name: str, value: str) -> list[psutil.Process]:
 def stop(roots: Sequence[ProcessId], *, polite: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> None:
     """Stop processes and all that belongs to them, and return when none is left.
 
-    :param roots: the processes that `spawn` started; those that have ended are fine.
+    :param roots: the processes that ``spawn`` started; those that have ended are fine.
     :param polite: the signal that asks each root to end.
     :param grace: seconds that they are given, before whatever is left is killed.
     """
@@ -245,7 +237,6 @@ def _runs(process: psutil.Process) -> bool:
 def tail(log: Path, lines: int = 20) -> str:
     """Read the end of a log file.
 
-    :param log: the file.
     :param lines: how many lines at most.
     :return: those lines; an empty text where there is no such file.
     """

@@ -1,4 +1,4 @@
-"""What the demo tells about a DAG run: progress, the table of its tasks, its value, its files, its failure."""
+"""What the demo shows of a DAG run: progress, the table of its tasks, its value, its files, its failure."""
 
 from __future__ import annotations
 
@@ -42,24 +42,20 @@ class Run:
 def label(task: TaskInstance) -> str:
     """Name a task for a person.
 
-    :param task: the task.
     :return: its id, with the map index where it is mapped.
     """
     return task.task_id if task.map_index < 0 else f"{task.task_id}[{task.map_index}]"
 
 
 class Progress:
-    """Prints each change of a task's state as one line, and on a terminal shows what runs."""
+    """Print each change of a task's state as one line, and on a terminal show what runs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._known: dict[str, str | None] = {}
 
     def __call__(self, tasks: list[TaskInstance]) -> None:
-        """Take note of the tasks' states.
-
-        :param tasks: all tasks of the run.
-        """
+        """Take note of the tasks' states."""
         for task in tasks:
             name = label(task)
             if task.state and task.state != self._known.get(name) and task.state not in {"scheduled", "queued"}:
@@ -68,9 +64,8 @@ class Progress:
 
 
 def table(run: Run, tasks: list[TaskInstance]) -> Table:
-    """Tell of each task its state, duration, node and exit code.
+    """Show each task's state, duration, node and exit code.
 
-    :param run: the run.
     :param tasks: its tasks, in the order to show.
     :return: the table; "-" stands for what a task does not have.
     """
@@ -78,8 +73,8 @@ def table(run: Run, tasks: list[TaskInstance]) -> Table:
     for heading in ("task", "state", "seconds", "node", "exit code"):
         shown.add_column(heading, justify="right" if heading in {"seconds", "exit code"} else "left", overflow="fold")
     for task in tasks:
-        told = run.xcom(task, "batch")
-        batch = told if isinstance(told, dict) else {}
+        found = run.xcom(task, "batch")
+        batch = found if isinstance(found, dict) else {}
         seconds = "-" if task.duration is None else f"{task.duration:.1f}"
         node, code = (batch.get(name) for name in ("node_id", "exit_code"))
         cells = ["-" if cell is None else escape(_short_node(str(cell))) for cell in (node, code)]
@@ -90,8 +85,6 @@ def table(run: Run, tasks: list[TaskInstance]) -> Table:
 def final_value(run: Run, tasks: list[TaskInstance]) -> Any:
     """Find what the workflow returned.
 
-    :param run: the run.
-    :param tasks: its tasks.
     :return: the value of the last step; a list of them where several steps share the last number; None without steps.
     """
     numbered = [(int(found[1]), task) for task in tasks if (found := _STEP_NUMBER.match(_stem(task)))]
@@ -109,8 +102,6 @@ def value_text(value: Any) -> str:
 def fetched_files(run: Run, tasks: list[TaskInstance]) -> list[str]:
     """List the files that were fetched.
 
-    :param run: the run.
-    :param tasks: its tasks.
     :return: their paths, relative to the current folder where they lie below it.
     """
     listed = [run.xcom(task) for task in tasks if _stem(task) == "fetch_results"]
@@ -120,15 +111,13 @@ def fetched_files(run: Run, tasks: list[TaskInstance]) -> list[str]:
 def failures(run: Run, tasks: list[TaskInstance]) -> list[tuple[str, str]]:
     """Say which tasks failed, and why.
 
-    :param run: the run.
-    :param tasks: its tasks.
     :return: for each one that failed itself, its name and the end of its log; what was skipped after it is left out.
     """
     return [(label(task), "\n".join(run.log(task)[-_LOG_LINES:])) for task in tasks if task.state == "failed"]
 
 
 def _short_node(node: str) -> str:
-    """Leave of the 64 digits in a node's name the first eight: they tell the nodes of a pool apart."""
+    """Leave of the 64 digits in a node's name the first eight: by these the nodes of a pool differ."""
     return _NODE_DIGITS.sub(r"\1...", node)
 
 

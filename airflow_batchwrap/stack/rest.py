@@ -21,7 +21,7 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class TaskInstance:
-    """One task of a DAG run, as Airflow tells it.
+    """One task of a DAG run, as Airflow reports it.
 
     :param task_id: the task, with its group before it.
     :param map_index: -1 where the task is not mapped.
@@ -43,8 +43,6 @@ class AirflowClient:
     """A signed-in user of one Airflow.
 
     :param url: the address of its API server.
-    :param user: the user's name.
-    :param password: the user's password.
     :param timeout: seconds that one request may take.
     """
 
@@ -72,17 +70,15 @@ class AirflowClient:
         """
         try:
             answer = self._http.get("/api/v2/monitor/health")
-            told = answer.json() if answer.status_code == httpx.codes.OK else {}
+            states = answer.json() if answer.status_code == httpx.codes.OK else {}
         except (httpx.TransportError, ValueError):
             return {}
-        return {name: (state or {}).get("status") for name, state in told.items()}
+        return {name: (state or {}).get("status") for name, state in states.items()}
 
     def warm_up(self) -> bool:
         """Have the server build its execution API, which it does at the first request and takes seconds for.
 
         Otherwise the first task of the first run waits for that, and its first request fails.
-
-        :return: True if it answers.
         """
         try:
             return self._http.get("/execution/health").status_code == httpx.codes.OK
@@ -90,9 +86,8 @@ class AirflowClient:
             return False
 
     def knows(self, dag_id: str) -> bool:
-        """Tell whether a DAG was read.
+        """Return whether a DAG was read.
 
-        :param dag_id: the DAG.
         :return: True once a run of it can be triggered.
         """
         return self._send("GET", f"/api/v2/dags/{quote(dag_id, safe='')}", missing=True) is not None
@@ -102,13 +97,12 @@ class AirflowClient:
 
         :return: for each broken file its name and traceback.
         """
-        told = self._send("GET", "/api/v2/importErrors")
-        return [f"{each['filename']}\n{each['stack_trace']}" for each in told["import_errors"]]
+        answer = self._send("GET", "/api/v2/importErrors")
+        return [f"{each['filename']}\n{each['stack_trace']}" for each in answer["import_errors"]]
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a DAG.
 
-        :param dag_id: the DAG.
         :param conf: the run's params.
         :return: the run's id.
         """
@@ -116,31 +110,23 @@ class AirflowClient:
         return str(self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)["dag_run_id"])
 
     def pause(self, dag_id: str, paused: bool) -> None:
-        """Pause a DAG, whose runs wait then, or let it go on.
-
-        :param dag_id: the DAG.
-        :param paused: whether it is to pause.
-        """
+        """Pause a DAG, whose runs wait then, or let it go on."""
         self._send("PATCH", f"/api/v2/dags/{quote(dag_id, safe='')}", json={"is_paused": paused})
 
     def clear(self, dag_id: str, run_id: str, task_ids: list[str]) -> list[str]:
         """Clear tasks of a run, as a person does who wants them to run again.
 
-        :param dag_id: the DAG.
         :param run_id: the run; one that is over runs again.
         :param task_ids: the tasks, whatever their states.
         :return: the tasks that were cleared: Airflow adds the set-up and the teardown that they need.
         """
         body = {"dry_run": False, "only_failed": False, "dag_run_id": run_id, "task_ids": task_ids}
-        told = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/clearTaskInstances", json=body)
-        return sorted(row["task_id"] for row in told["task_instances"])
+        answer = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/clearTaskInstances", json=body)
+        return sorted(row["task_id"] for row in answer["task_instances"])
 
     def mark(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """Give a task a state, as a person does who knows better.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
-        :param task_id: the task.
         :param state: "success", "failed" or "skipped".
         """
         path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}"
@@ -149,27 +135,18 @@ class AirflowClient:
     def mark_run(self, dag_id: str, run_id: str, state: str) -> None:
         """Give a run a state, and with it all of its tasks that are at work.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
         :param state: "success" or "failed".
         """
         self._send("PATCH", self._run(dag_id, run_id), json={"state": state})
 
     def retries(self, dag_id: str, task_id: str) -> int:
-        """Tell how many retries a task has by the DAG file as Airflow read it last.
-
-        :param dag_id: the DAG.
-        :param task_id: the task.
-        :return: their number.
-        """
+        """Return how many retries a task has by the DAG file as Airflow read it last."""
         path = f"/api/v2/dags/{quote(dag_id, safe='')}/tasks/{quote(task_id, safe='')}"
         return int(self._send("GET", path)["retries"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Ask for the state of a run.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
         :return: "queued", "running", "success" or "failed".
         """
         return str(self._send("GET", self._run(dag_id, run_id))["state"])
@@ -177,16 +154,14 @@ class AirflowClient:
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """List the tasks of a run.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
         :return: all of them, the first to start first, those that have not started last.
         """
         rows: list[dict[str, Any]] = []
         while True:
             query = {"limit": _PAGE, "offset": len(rows)}
-            told = self._send("GET", f"{self._run(dag_id, run_id)}/taskInstances", params=query)
-            rows += told["task_instances"]
-            if len(rows) >= told["total_entries"] or not told["task_instances"]:
+            answer = self._send("GET", f"{self._run(dag_id, run_id)}/taskInstances", params=query)
+            rows += answer["task_instances"]
+            if len(rows) >= answer["total_entries"] or not answer["task_instances"]:
                 break
         rows.sort(key=lambda row: (row["start_date"] is None, row["start_date"], row["task_id"], row["map_index"]))
         return [
@@ -199,44 +174,35 @@ class AirflowClient:
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
         """Read an XCom.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
         :param task_id: the task that pushed it.
-        :param key: its key.
         :param map_index: the task's map index; -1 where it is not mapped.
         :return: its value; None also where there is no such XCom.
         """
         path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{quote(key, safe='')}"
-        told = self._send("GET", path, params={"map_index": map_index}, missing=True)
-        return None if told is None else told["value"]
+        answer = self._send("GET", path, params={"map_index": map_index}, missing=True)
+        return None if answer is None else answer["value"]
 
     def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> list[str]:
         """Read the log of one try of a task.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
-        :param task_id: the task.
         :param try_number: the try, from 1.
         :param map_index: the task's map index; -1 where it is not mapped.
         :return: its lines, with the message of an exception after the line that reports it.
         """
         path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/logs/{try_number}"
         query = {"full_content": "true", "map_index": map_index}
-        told = self._send("GET", path, params=query, headers={"Accept": "application/json"}, missing=True)
-        return list(_lines(told["content"])) if told else []
+        answer = self._send("GET", path, params=query, headers={"Accept": "application/json"}, missing=True)
+        return list(_lines(answer["content"])) if answer else []
 
     def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
         """Read the extra links of a task.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
-        :param task_id: the task.
         :param map_index: the task's map index; -1 where it is not mapped.
         :return: name -> address; None where there is none (yet).
         """
         path = f"{self._run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/links"
-        told = self._send("GET", path, params={"map_index": map_index})
-        return dict(told["extra_links"])
+        answer = self._send("GET", path, params={"map_index": map_index})
+        return dict(answer["extra_links"])
 
     def wait_for_run(
         self,
@@ -249,13 +215,11 @@ class AirflowClient:
     ) -> str:
         """Wait until a run has ended.
 
-        :param dag_id: the DAG.
-        :param run_id: the run.
         :param timeout: seconds to wait.
-        :param on_change: called with all tasks after each round, the last one included.
-        :param interval: seconds between two rounds.
+        :param on_change: called with all tasks after each look, the last one included.
+        :param interval: seconds between two looks.
         :return: "success" or "failed".
-        :raises BatchWrapError: if it has not ended by then.
+        :raises BatchWrapError: it has not ended by then.
         """
         deadline = time.monotonic() + timeout
         while True:

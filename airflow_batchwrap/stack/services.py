@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_batchwrap.local.runner import LocalService
     from airflow_batchwrap.local.tls import TlsFiles
 
-Tell = Callable[[str], None]
+LogProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def find_dags(named: Path | None) -> Path:
     """Find the folder of DAG files.
 
     :param named: the one that was asked for; None to look for it.
-    :return: that one; else `dags` in the current folder; else the checkout's.
-    :raises ConfigError: if there is none.
+    :return: that one; else ``dags`` in the current folder; else the checkout's.
+    :raises ConfigError: there is none.
     """
     project = project_dir()
     candidates = [named] if named else [Path("dags"), *([project / "dags"] if project else [])]
@@ -56,21 +56,19 @@ def find_dags(named: Path | None) -> Path:
     raise ConfigError(f"There is no folder of DAG files at {candidates[0].absolute()}. Name one with --dags FOLDER.")
 
 
-def start(plan: Plan, *, tell: Tell, owner: ProcessId | None) -> AirflowService:
+def start(plan: Plan, *, log_progress: LogProgress, owner: ProcessId | None) -> AirflowService:
     """Start everything. On an error, or when interrupted, all that was started is stopped again.
 
-    :param plan: what to start.
-    :param tell: called with what happens, for a person to read.
+    :param log_progress: called with what starts, for a person to read.
     :param owner: the process that stops it at its end; None where it is left running.
-    :return: the running Airflow.
-    :raises BatchWrapError: if something did not start.
+    :raises BatchWrapError: something did not start.
     """
     # While it starts, this process answers for it: if it is killed now, the next command stops what it had started.
     record = state.Record(owner=owner or ProcessId.of(os.getpid()))
     record.write(plan.folder)
     try:
         with state.mark(plan.folder):
-            service = _start_all(plan, record, tell)
+            service = _start_all(plan, record, log_progress)
     except BaseException:
         state.sweep(plan.folder, grace=1.0)
         raise
@@ -79,17 +77,17 @@ def start(plan: Plan, *, tell: Tell, owner: ProcessId | None) -> AirflowService:
     return service
 
 
-def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
+def _start_all(plan: Plan, record: state.Record, log_progress: LogProgress) -> AirflowService:
     folder = plan.folder
     if plan.port and not airflow.is_free(plan.port):
         raise ConfigError(f"Port {plan.port} is taken, or reserved. Free it, or leave the port out to have one chosen.")
-    tell("Azurite")
+    log_progress("Azurite")
     azurite.install()
     blobs = azurite.start(
         folder / "azurite", log=folder / "azurite.log", tls=_certificate(folder) if plan.tls else None
     )
     _note(record, folder, "azurite", blobs.pid, blobs.url)
-    tell("the local Batch service")
+    log_progress("the local Batch service")
     batch = _start_batch(folder, plan.tls)
     _note(record, folder, "batch", batch.pid, batch.url)
 
@@ -98,7 +96,7 @@ def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
         record.addresses["airflow"] = service.url
         record.write(folder)
 
-    tell("Airflow")
+    log_progress("Airflow")
     return airflow.start(
         folder / "airflow",
         plan.dags,
@@ -109,7 +107,7 @@ def _start_all(plan: Plan, record: state.Record, tell: Tell) -> AirflowService:
         if plan.tls
         else home.connections(blobs, batch),
         on_spawn=spawned,
-        on_wait=lambda missing: tell(f"Airflow: {missing}"),
+        on_wait=lambda missing: log_progress(f"Airflow: {missing}"),
     )
 
 

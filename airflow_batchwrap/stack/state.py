@@ -22,7 +22,7 @@ _NODE_ROOT = "AZ_BATCH_NODE_ROOT_DIR"
 # Where the local Batch service of a state directory has its nodes, to which the processes of its tasks belong.
 _BATCH_NODES = Path("batch/nodes")
 # How often what is left is looked for again: processes start others until they are killed.
-_ROUNDS = 20
+_PASSES = 20
 # The local Batch service ends its nodes' processes before itself.
 _SERVICE_GRACE = 8.0
 
@@ -49,7 +49,6 @@ class Record(BaseModel):
     def read(cls, folder: Path) -> Self | None:
         """Read what a state directory says.
 
-        :param folder: the state directory.
         :return: its record; None where there is none, or none that can be read.
         """
         try:
@@ -58,30 +57,26 @@ class Record(BaseModel):
             return None
 
     def write(self, folder: Path) -> None:
-        """Write it down, whole or not at all.
-
-        :param folder: the state directory.
-        """
+        """Write it down, whole or not at all."""
         descriptor, name = tempfile.mkstemp(prefix=_FILE, dir=folder)
         with os.fdopen(descriptor, "w") as file:
             file.write(self.model_dump_json(indent=1))
         Path(name).replace(folder / _FILE)
 
     def died(self) -> list[str]:
-        """Tell which of the processes run no more."""
+        """Return which of the processes run no more."""
         return [name for name, each in {**self.services, **self.airflow}.items() if each.process() is None]
 
     def owner_runs(self) -> bool:
-        """Tell whether the command that is responsible for it still runs."""
+        """Return whether the command that is responsible for it still runs."""
         return self.owner is not None and self.owner.process() is not None
 
 
 def make_folder(folder: Path) -> Path:
     """Make a state directory, for its owner only.
 
-    :param folder: where.
     :return: its absolute path.
-    :raises ConfigError: if it cannot be made.
+    :raises ConfigError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,7 +89,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def mark(folder: Path) -> Iterator[None]:
-    """Mark what is started inside the `with` block as belonging to a state directory.
+    """Mark what is started inside the ``with`` block as belonging to a state directory.
 
     :param folder: the state directory, absolute.
     """
@@ -136,7 +131,7 @@ def sweep(folder: Path, *, grace: float = 3.0) -> int:
     found = {each.pid for each in process.family([*record.airflow.values(), *record.services.values()])}
     airflow.stop(record.airflow, grace=grace)
     process.stop(list(record.services.values()), grace=_SERVICE_GRACE)
-    for _ in range(_ROUNDS):
+    for _ in range(_PASSES):
         left = what_is_left(folder)
         if not left:
             break

@@ -1,4 +1,4 @@
-"""`batchwrap sweep`: the sweep from a command line, which asks Airflow by its REST API."""
+"""``batchwrap sweep``: the sweep from a command line, which asks Airflow by its REST API."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class RunStates(AirflowClient):
 
     def ask(self, dag_id: str, run_id: str) -> sweep.RunState:
         """Return what became of a run."""
-        told = self._send("GET", self._run(dag_id, run_id), missing=True)
-        if told is None:
+        run = self._send("GET", self._run(dag_id, run_id), missing=True)
+        if run is None:
             return "unknown"
-        return "over" if told["state"] in ("success", "failed") else "live"
+        return "over" if run["state"] in ("success", "failed") else "live"
 
 
 def run(options: SweepOptions, console: Console) -> None:
@@ -101,7 +101,7 @@ def show(found: list[sweep.Finding], delete: bool, console: Console) -> None:
         table.add_column(title, overflow="fold")
     for item in found:
         becomes = "removed" if item.removed else "stays" if not item.goes else "left" if delete else "would go"
-        row = (becomes, f"{item.noun} {item.entity_id}", item.dag_id, item.run_id, item.told_age, item.why)
+        row = (becomes, f"{item.noun} {item.entity_id}", item.dag_id, item.run_id, item.age_text, item.why)
         table.add_row(*map(Text, row), style=None if item.goes else "dim")
     if found:
         console.print(table)

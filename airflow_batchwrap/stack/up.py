@@ -1,4 +1,4 @@
-"""`batchwrap up`, `down` and `status`: the same services, left running until they are stopped."""
+"""``batchwrap up``, ``down`` and ``status``: the same services, left running until they are stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
 from airflow_batchwrap.stack import airflow, home, services, state
-from airflow_batchwrap.stack.demo import ending_by_signal, start_telling, undisturbed
+from airflow_batchwrap.stack.demo import ending_by_signal, start_services, undisturbed
 
 # Airflow's own port, which people look for; another one is chosen where it is taken.
 _USUAL_PORT = 8080
@@ -44,9 +44,7 @@ class UpOptions:
 def up(options: UpOptions, console: Console) -> None:
     """Start everything and leave it running. Where it already runs, say where.
 
-    :param options: what to start.
-    :param console: where to tell it.
-    :raises BatchWrapError: if something did not start.
+    :raises BatchWrapError: something did not start.
     """
     dags = services.find_dags(options.dags)
     base = state.make_folder(options.base)
@@ -56,25 +54,23 @@ def up(options: UpOptions, console: Console) -> None:
         record = state.Record.read(folder)
         if record is not None and not record.died():
             console.print("Already running.")
-            _tell_address(record, folder, console)
+            _show_address(record, folder, console)
             return
         if record is not None:
             console.print(f"No longer running: {escape(', '.join(record.died()))}. Starting afresh.")
             state.sweep(folder)
         port = options.port or (_USUAL_PORT if airflow.is_free(_USUAL_PORT) else 0)
         plan = services.Plan(folder, dags, folder / "results", port, options.host, options.tls)
-        start_telling(plan, console, owner=None)
+        start_services(plan, console, owner=None)
         record = state.Record.read(folder) or state.Record()
-        _tell_address(record, folder, console)
+        _show_address(record, folder, console)
     console.print("Stop it with: batchwrap down (or make down)")
 
 
 def up_and_wait(options: UpOptions, console: Console) -> None:
-    """Start everything, and stop it when this process is told to end: for a container, or a service manager.
+    """Start everything, and stop it when this process is asked to end: for a container, or a service manager.
 
-    :param options: what to start.
-    :param console: where to tell it.
-    :raises BatchWrapError: if something did not start, or a part of it ends.
+    :raises BatchWrapError: something did not start, or a part of it ends.
     """
     folder = options.base.resolve() / "up"
     with ending_by_signal():
@@ -93,10 +89,9 @@ def up_and_wait(options: UpOptions, console: Console) -> None:
 
 
 def down(base: Path, console: Console) -> None:
-    """Stop what `up` left running, and what killed commands did. Databases, blobs and results stay.
+    """Stop what ``up`` left running, and what killed commands did. Databases, blobs and results stay.
 
     :param base: the folder that holds the state directories.
-    :param console: where to tell it.
     """
     base = base.resolve()
     folder = base / "up"
@@ -109,10 +104,9 @@ def down(base: Path, console: Console) -> None:
 
 
 def status(base: Path, console: Console) -> bool:
-    """Tell what runs.
+    """Show what runs.
 
     :param base: the folder that holds the state directories.
-    :param console: where to tell it.
     :return: True if all of it runs; False if a part has ended, or nothing was started.
     """
     folder = base.resolve() / "up"
@@ -131,11 +125,11 @@ def status(base: Path, console: Console) -> bool:
         table.add_row(name, shown, str(each.pid), address, escape(_short(log)))
     console.print(table)
     if not died:
-        _tell_address(record, folder, console)
+        _show_address(record, folder, console)
     return not died and record.state == "up"
 
 
-def _tell_address(record: state.Record, folder: Path, console: Console) -> None:
+def _show_address(record: state.Record, folder: Path, console: Console) -> None:
     console.print(f"Airflow: {record.addresses.get('airflow', '-')}", soft_wrap=True)
     password = home.password(folder / "airflow")
     console.print(f"Log in as {home.USER!r} with the password {password!r}", highlight=False, soft_wrap=True)

@@ -127,7 +127,7 @@ class WaitTrigger(BaseTrigger):
                 except TryAgain as error:  # a missed look fails nothing; the deadline does
                     self.log.warning("%s", error)
                 except Exception as error:
-                    if not patience.bears(error):
+                    if not patience.lasts(error):
                         raise
                     self.log.warning("%s", said_of(error))
                     if isinstance(error, AccessDenied):

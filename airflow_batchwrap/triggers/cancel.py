@@ -1,7 +1,8 @@
 """Whether a person really ended an Airflow task: only then is its Batch task terminated.
 
 Airflow calls ``on_kill`` for a person's deed (mark failed, mark success, clear), and also where a worker is shut down
-or a triggerer has lost its triggers to another one: the work must go on then. The task's state in Airflow tells.
+or a triggerer has lost its triggers to another one: the work must go on then. The task's state in
+Airflow says which it was.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-TIME_TO_ASK = 3.0  # seconds: Airflow kills a task's process 5 s after it was told to end
+# Seconds: Airflow kills a task's process 5 s after it was asked to end (`escalation_delay`).
+# https://github.com/apache/airflow/blob/main/task-sdk/src/airflow/sdk/execution_time/supervisor.py
+TIME_TO_ASK = 3.0
 # Seconds. The first question in a triggerer takes some by itself, and many on a busy machine: it is then that its
 # supervisor builds the API which answers. The 30 s of Airflow's `[triggerer] on_kill_timeout` end only the trigger.
 TIME_OF_TRIGGER = 120.0
@@ -52,7 +55,6 @@ def state_in_time(ask: Callable[[], str], seconds: float | None = None) -> str:
     In a thread of its own: a signal may have come while this very thread was talking to Airflow, and would wait for
     itself for ever.
 
-    :param ask: asks for the state.
     :param seconds: how long it may take; None for what a worker has.
     """
     found: list[str] = []

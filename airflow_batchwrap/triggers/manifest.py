@@ -21,7 +21,6 @@ class ManifestTrigger(WaitTrigger):
     A look is one request, however many Batch tasks there are: the job is the manifest's own, so its counts are.
 
     :param pool_id: the pool it runs on.
-    :param job_id: the job.
     :param expected: how many Batch tasks it has.
     :param allowed: how many of them may fail.
     """

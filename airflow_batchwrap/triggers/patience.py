@@ -1,4 +1,4 @@
-"""How much a wait in the triggerer bears in a row, before another try has to look what is the matter."""
+"""How many looks in a row may fail in the triggerer, before another try has to see why."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ MOST = 5
 
 
 class Patience:
-    """Count the looks in a row that failed in a way that may pass by itself, or that nobody thought of.
+    """Count the looks in a row that failed in a way that may pass by itself, or that no code expects.
 
-    A service that refuses the credentials is borne as well: it may know a new role only in a while. Whoever looks next
+    A refusal of the credentials is such a failure: a service may take a while to know a new role. Whoever looks next
     signs in anew.
     """
 
     def __init__(self) -> None:
         self._failures = 0
 
-    def bears(self, error: Exception) -> bool:
+    def lasts(self, error: Exception) -> bool:
         """Return whether to look once more, and count this failure."""
         if isinstance(error, BatchWrapError) and not isinstance(error, AccessDenied):
             return False
@@ -31,5 +31,5 @@ class Patience:
 
 
 def said_of(error: Exception) -> str:
-    """Return a failed look as the log has it; of what nobody thought of its kind alone, as its text may be secret."""
+    """Return the log line of a failed look: of an unexpected error its type alone, since its text may hold a secret."""
     return str(error) if isinstance(error, BatchWrapError) else f"A look failed: {type(error).__name__}"

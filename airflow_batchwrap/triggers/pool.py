@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 class PoolTrigger(WaitTrigger):
     """Fire when a pool is ready or cannot become ready.
 
-    :param pool_id: the pool.
     :param min_nodes: how many usable nodes are enough; None for all that the pool asks for.
     :param job_id: the run's job, which goes with its set-up.
     :param owns_pool: whether the pool goes as well, and may be asked for nodes again.
@@ -86,7 +85,7 @@ class PoolTrigger(WaitTrigger):
 class RoomTrigger(PoolTrigger):
     """Fire when it is time to ask again for what there was no room for: a pool, or a job.
 
-    Whether there is room only the request itself can tell, and the operator sends it. Meanwhile no worker is held.
+    Whether there is room only the request itself shows, and the operator sends it. Meanwhile no worker is held.
 
     :param again_at: when, in seconds since 1970.
     """

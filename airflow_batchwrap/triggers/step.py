@@ -22,8 +22,6 @@ class BatchTaskTrigger(WaitTrigger):
     All of these that wait for one job's Batch tasks share its watcher, and with it the requests.
 
     :param pool_id: the pool it runs on.
-    :param job_id: its Batch job.
-    :param batch_task_id: its id.
     :param began: when the wait began, in seconds since 1970: the longer it has lasted, the longer the pauses.
     :param last_state: the last state that is in the log.
     :param output: how far its output is in the log; None to log nothing of it.

@@ -4,9 +4,9 @@ The watcher is a loop of its own beside the triggers, and not Airflow's shared s
 alone, fail every subscriber at once where the stream fails or one of them is slow, and do nothing for ``dag.test()``.
 Here a trigger's own ``run()`` joins the watcher of its job, and whichever leaves last ends it.
 
-A round is one request: one Batch task is read where one alone is waited for; of several, only those whose state has
-changed since are listed. Beside it come reads of what running tasks print, bounded for each round, and now and then a
-look at what may keep a waiting task from ever starting.
+A look is one request: one Batch task is read where one alone is waited for; of several, only those whose state has
+changed since are listed. Beside it come reads of what running tasks print, bounded for each look, and now and then a
+question about what may keep a waiting task from ever starting.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 _FEW = 3  # newcomers whose state is read one by one; for more, all tasks of the job are listed once
 _LIST_ALL = 300.0  # seconds: a task that was deleted changes no state, and shows only by not being listed
-_OVERLAP = timedelta(seconds=10)  # of the spans listed: a change may show later than the time it bears
-_ANSWER = 120.0  # seconds that the requests of a round may take
+_OVERLAP = timedelta(seconds=10)  # of the spans listed: a change may show later than its time says
+_ANSWER = 120.0  # seconds that the requests of a look may take
 _LONGEST_BACK_OFF = 60.0  # seconds
-_READERS = 16  # running tasks whose output is read in one round
+_READERS = 16  # running tasks whose output is read in one look
 
 
 class WatchKey(NamedTuple):
@@ -52,7 +52,7 @@ class WatchKey(NamedTuple):
 
 @dataclass
 class Update:
-    """What a watcher tells one of those who wait; one of these at a time."""
+    """What a watcher has for one of those who wait; one of these at a time."""
 
     view: TaskView | None = None
     lines: list[str] = field(default_factory=list)
@@ -66,8 +66,8 @@ class Waiter:
     """One who waits for a Batch task.
 
     :param since: when the wait for it began, by ``time.monotonic``.
-    :param longest: the longest pause between two rounds, in seconds.
-    :param tail: how far its output has been told; None where nobody wants it.
+    :param longest: the longest pause between two looks, in seconds.
+    :param tail: how far its output is in the log; None where nobody wants it.
     """
 
     batch_task_id: str
@@ -77,7 +77,7 @@ class Waiter:
     view: TaskView | None = None
     updates: asyncio.Queue[Update] = field(default_factory=asyncio.Queue)
 
-    def tell(self, view: TaskView) -> None:
+    def update(self, view: TaskView) -> None:
         if view != self.view:
             self.view = view
             self.updates.put_nowait(Update(view))
@@ -95,7 +95,6 @@ class Watcher:
 
     def __init__(self, key: WatchKey) -> None:
         self.key = key
-        self.rounds = 0
         self._waiters: list[Waiter] = []
         self._woken = asyncio.Event()
         self._newest: datetime | None = None
@@ -103,7 +102,7 @@ class Watcher:
         self._turn = 0
         self._failures = 0
         self._patience = Patience()
-        # A context of its own: what it logged would go to the log of whoever came first.
+        # A context of its own: else what it logs would go to the log of the first task that waits.
         self._loop = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
 
     @classmethod
@@ -139,27 +138,27 @@ class Watcher:
                         if client is None:
                             # The back-off is this loop's, for all who wait together.
                             client = await stack.enter_async_context(hook.async_batch(retries=False))
-                        await self._round(hook, client)
+                        await self._look(hook, client)
                     self._failures = 0
                     self._patience.renew()
                     pause = min((self._pause(waiter) for waiter in self._waiters), default=1.0)
                 except TimeoutError:
                     pause = self._back_off(f"The Batch account has not answered within {_ANSWER:g} s.")
-                except TryAgain as error:  # a missed round fails nothing; the deadlines do
+                except TryAgain as error:  # a missed look fails nothing; the deadlines do
                     pause = self._back_off(str(error), error.retry_after if isinstance(error, Throttled) else None)
                 except Exception as error:
-                    if not self._patience.bears(error):
+                    if not self._patience.lasts(error):
                         known = isinstance(error, BatchWrapError)
                         why = str(error) if known else f"Waiting failed in the triggerer: {type(error).__name__}"
-                        return self._tell_all(Update(error=why))
+                        return self._update_all(Update(error=why))
                     pause = self._back_off(said_of(error))
                     if isinstance(error, AccessDenied):
-                        await stack.aclose()  # the next round signs in anew
+                        await stack.aclose()  # the next look signs in anew
                         client = None
                 await self._rest(pause)
 
     async def _rest(self, pause: float) -> None:
-        # Who joins is looked after at once, but not while the service wants to be left alone.
+        # A newcomer causes a look at once, but not while the service has asked for a pause.
         if self._failures:
             await asyncio.sleep(pause)
         else:
@@ -177,28 +176,27 @@ class Watcher:
 
     def _back_off(self, why: str, asked: float | None = None) -> float:
         self._failures += 1
-        self._tell_all(Update(warning=why))
+        self._update_all(Update(warning=why))
         return max(asked or 0.0, pause_after(2.0**self._failures, _LONGEST_BACK_OFF, share=1.0))
 
-    def _tell_all(self, update: Update) -> None:
+    def _update_all(self, update: Update) -> None:
         for waiter in self._waiters:
             waiter.updates.put_nowait(update)
 
-    # --- one round
+    # --- one look
 
-    async def _round(self, hook: BatchWrapHook, client: BatchClient) -> None:
-        self.rounds += 1
-        await self._look(hook, client)
+    async def _look(self, hook: BatchWrapHook, client: BatchClient) -> None:
+        await self._look_at_tasks(hook, client)
         await self._look_for_trouble(hook, client)
         await self._read_output(hook, client)
 
-    async def _look(self, hook: BatchWrapHook, client: BatchClient) -> None:
+    async def _look_at_tasks(self, hook: BatchWrapHook, client: BatchClient) -> None:
         now, waiters = time.monotonic(), list(self._waiters)
         new = [waiter for waiter in waiters if waiter.view is None]
         all_due = len(waiters) > 1 and (now - self._listed > _LIST_ALL or len(new) > _FEW)
         if len(waiters) == 1 or not all_due:
             for waiter in waiters if len(waiters) == 1 else new:
-                waiter.tell(await hook.aview_task(client, BatchTaskKey(self.key.job_id, waiter.batch_task_id)))
+                waiter.update(await hook.aview_task(client, BatchTaskKey(self.key.job_id, waiter.batch_task_id)))
         if len(waiters) == 1:
             return
         since = None if all_due or self._newest is None else self._newest - _OVERLAP
@@ -210,9 +208,9 @@ class Watcher:
         for waiter in waiters:
             view = (views or {}).get(waiter.batch_task_id)
             if view is not None:
-                waiter.tell(view)
+                waiter.update(view)
             elif since is None or views is None:
-                waiter.tell(TaskView("missing"))
+                waiter.update(TaskView("missing"))
 
     async def _look_for_trouble(self, hook: BatchWrapHook, client: BatchClient) -> None:
         """Look at what keeps tasks waiting, where some have waited for a while."""

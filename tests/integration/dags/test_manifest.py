@@ -391,7 +391,7 @@ def test_a_busy_service_is_given_time_and_nothing_is_lost_or_doubled(
                 range(1500),
                 lambda number: {"id": f"t{number}", "commandLine": "true"},
                 threads=4,
-                tell=told.append,
+                log_progress=told.append,
             )
             assert told[-1] == 1500
             assert {str(task.id) for task in client.list_tasks(job_id, select=["id"])} == {
