@@ -95,6 +95,9 @@ class BatchWorkflow(TaskGroup):
             pool_config = PoolConfig.from_dict(pool_config)
         every = {name: places[name] for name in BatchWrapOperator.setting_names}
         common = {"dag": self.dag, "deferrable": deferrable, **every, **(task_args or {})}
+        if "weight_rule" not in self.default_args | self.dag.default_args:
+            # Where workers are short: what ends a run makes room, and a set-up only asks for it.
+            common.setdefault("weight_rule", "upstream")
         of_setup = {name: places[name] for name in SetUpOperator.setting_names if name not in every}
         of_clean_up = {name: places[name] for name in DeletePoolOperator.setting_names if name not in every}
         of_step = {name: places[name] for name in RunBatchTaskOperator.setting_names if name not in every}

@@ -59,18 +59,25 @@ class Belongings:
             self.has_made = True
             return make(entity_id, metadata)
 
-        claim = Claim(
+        claim = self._claim(noun, epoch, content, make_one)
+        return claim.take_named(named) if named else claim.take()
+
+    def foresee(self, noun: Noun, epoch: int, content: str) -> str:
+        """Return the id that :meth:`claim` is about to return, as far as can be told; nothing is made."""
+        return self._claim(noun, epoch, content, lambda _: False).foresee()
+
+    def _claim(self, noun: Noun, epoch: int, content: str, make: Callable[[str], bool]) -> Claim:
+        return Claim(
             noun=noun,
             family=self.maker.family,
             epoch=epoch,
             maker=self.maker.mark,
             content=content,
             find=lambda prefix: self.find(noun, prefix),
-            make=make_one,
+            make=make,
             delete=self._delete(noun),
             log=self.log,
         )
-        return claim.take_named(named) if named else claim.take()
 
     def find(self, noun: Noun, prefix: str | None = None) -> Sequence[EntityView]:
         """Return the pools or jobs whose id begins with ``prefix``, the task's own family by default."""

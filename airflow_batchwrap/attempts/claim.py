@@ -61,6 +61,16 @@ class Claim:
             return fitting.entity_id
         return self._new({item.entity_id.lower() for item in found})
 
+    def foresee(self) -> str:
+        """Return the id that :meth:`take` is about to return, as far as can be told; nothing is made or deleted."""
+        found = self.find(self.family)
+        own = sorted((item for item in found if self._order(item) != (0, 0)), key=self._order, reverse=True)
+        if (fitting := next((item for item in own if self._fits(item)), None)) is not None:
+            return fitting.entity_id
+        taken = {item.entity_id.lower() for item in found}
+        ids = [self.family + setup_suffix(self.epoch, number) for number in range(1, _SAME_ID_TRIES + 1)]
+        return next((entity_id for entity_id in ids if entity_id.lower() not in taken), ids[-1])
+
     def take_named(self, entity_id: str) -> str:
         """Return ``entity_id``, made now or by an earlier try of the same set-up.
 

@@ -38,7 +38,10 @@ class Opening:
 
     def workspace(self, workspace: Workspace, archive: Archive | None, files: list[tuple[str, Path]]) -> Workspace:
         """Upload what the steps need and open the job; return the workspace with both in it."""
-        workspace, resource_files = self.lay_out(workspace, archive, files)
+        return self.open(*self.lay_out(workspace, archive, files))
+
+    def open(self, workspace: Workspace, resource_files: Sequence[ResourceFile]) -> Workspace:
+        """Open the job of a workspace that is laid out; return the workspace with the job in it."""
         content = digest(*self._inputs_of(workspace), workspace.pool_id, workspace.output_prefix)
         job_id = self.open_job(workspace, resource_files, epoch=workspace.epoch, content=content)
         return replace(workspace, job_id=job_id)

@@ -22,6 +22,9 @@ class Try:
     :param deadline: of the wait; None until there is something to wait for.
     :param ended: the state that Airflow has the task in, once a person has ended it; empty until then.
     :param is_resumed: whether it came back from the triggerer.
+    :param refused: why there was no room for what the try asked for; empty where there was.
+    :param asked: how often there was no room.
+    :param again_at: when to ask again, in seconds since 1970.
     :param can_be_ended: whether ``on_kill`` still has something to end: Airflow calls it after a timeout as well.
     """
 
@@ -31,6 +34,9 @@ class Try:
     is_resumed: bool = False
     ended: str = ""
     can_be_ended: bool = True
+    refused: str = ""
+    asked: int = 0
+    again_at: float = 0.0
 
     @property
     def number(self) -> int:

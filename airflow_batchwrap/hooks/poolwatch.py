@@ -20,12 +20,14 @@ class PoolWatch:
 
     :param needed: how many usable nodes are enough; None for all that the pool asks for.
     :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.
+    :param first_pause: seconds between the first two requests for nodes that there was no room for.
     :param clock: seconds.
     """
 
     needed: int | None
     log: Any
     max_start_task_failures: int | None = None
+    first_pause: float = _FIRST_PAUSE
     clock: Callable[[], float] = time.monotonic
     line: str = ""
     _logged: set[str] = field(default_factory=set)
@@ -50,7 +52,7 @@ class PoolWatch:
             return False
         if self._asks and self.clock() < self._next:
             return False
-        self._next = self.clock() + pause_for_room(self._asks)
+        self._next = self.clock() + pause_for_room(self._asks, self.first_pause)
         self._asks += 1
         return self._asks > 1  # the pool has asked by itself a moment ago
 

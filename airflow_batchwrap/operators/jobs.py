@@ -11,7 +11,8 @@ from airflow_batchwrap.attempts.belongings import Belongings
 from airflow_batchwrap.attempts.opening import Opening
 from airflow_batchwrap.exceptions import ConfigError, PoolError
 from airflow_batchwrap.operators.base import Setting, Templated
-from airflow_batchwrap.operators.waiting import E, W, WaitingOperator
+from airflow_batchwrap.operators.room import RoomOperator
+from airflow_batchwrap.operators.waiting import E, W
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
     from airflow_batchwrap.archive import Archive
 
 
-class JobOperator(WaitingOperator[W, E]):
+class JobOperator(RoomOperator[W, E]):
     """The part of an operator that packs, uploads and opens a job.
 
     :param steps: the folder of step files, relative to the DAG file; None where only commands are run.
     :param inputs: input files and folders, relative to the DAG file, that every step finds by name.
     :param expected_steps: the step files that the DAG was drawn from; another set on disk is an error.
     :param output_container: the Blob container for results; derived from the DAG's id by default.
+    :param pool_wait_timeout: how long to wait for room where a quota of the account is used up, and, of a set-up, for
+        usable nodes.
     :param job_wall_clock: the longest life of the job, queueing included; Azure ends it then, even without Airflow.
     :param batch_retries: how often Batch itself reruns a Batch task that exits with another code than 0.
     :param sas_extra: how much longer than the deadline that it serves a SAS is valid.
@@ -39,6 +42,7 @@ class JobOperator(WaitingOperator[W, E]):
         inputs: Templated[str | Path | Sequence[str | Path]] = (),
         expected_steps: Sequence[str] | None = None,
         output_container: Setting[str | None] = None,
+        pool_wait_timeout: Setting[timedelta | str] = timedelta(minutes=30),
         job_wall_clock: Setting[timedelta | str] = timedelta(days=7),
         batch_retries: Setting[int | str] = 0,
         sas_extra: Setting[timedelta | str] = timedelta(days=1),
@@ -49,6 +53,7 @@ class JobOperator(WaitingOperator[W, E]):
         self.inputs = inputs
         self.expected_steps = expected_steps
         self.output_container = output_container
+        self.pool_wait_timeout = pool_wait_timeout
         self.job_wall_clock = job_wall_clock
         self.batch_retries = batch_retries
         self.sas_extra = sas_extra

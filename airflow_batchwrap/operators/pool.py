@@ -66,13 +66,16 @@ class CreatePoolOperator(SetUpOperator):
         own = "pool_wait_timeout" in config.model_fields_set
         return config.pool_wait_timeout if own else super().pool_wait(context)
 
+    def foresee_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> str:
+        """Return the id that the pool has, or is to have; not one that a user named, which may be another's pool."""
+        return "" if self.pool_id else belongings.foresee("pool", epoch, self._content(self.config(work.context)))
+
     def acquire_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> tuple[str, bool]:
         """Create the pool, or adopt the one that an earlier try of this set-up created."""
         from airflow_batchwrap.hooks import models
 
         config, nodes_within = self.config(work.context), self.pool_wait(work.context)
-        agent = self._node_agent(config)
-        content = digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
+        agent, content = self._node_agent(config), self._content(config)
         made: list[str] = []
 
         def make(pool_id: str, metadata: Mapping[str, str]) -> bool:
@@ -85,6 +88,10 @@ class CreatePoolOperator(SetUpOperator):
         if not made:
             self._wake(pool_id, nodes_within)
         return pool_id, True
+
+    @staticmethod
+    def _content(config: PoolConfig) -> str:
+        return digest(json.dumps(config.to_dict(), sort_keys=True, default=str))
 
     def _wake(self, pool_id: str, nodes_within: timedelta) -> None:
         """Have a pool that an earlier try made bring its nodes back, where it was emptied or is soon to be."""

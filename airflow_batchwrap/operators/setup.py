@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.attempts.belongings import Belongings, remove_workspace
 from airflow_batchwrap.attempts.retrying import is_tried_again
 from airflow_batchwrap.attempts.trying import Try
-from airflow_batchwrap.exceptions import BatchWrapError, NoCapacity, PoolError
-from airflow_batchwrap.hooks.poolwatch import pause_for_room
+from airflow_batchwrap.exceptions import BatchWrapError, PoolError
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
-from airflow_batchwrap.operators.base import Setting
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.triggers.cancel import was_ended_for_good
 from airflow_batchwrap.triggers.events import PoolEvent
@@ -39,18 +37,12 @@ class SetUpTry(Try):
     :param belongings: what the task has made in this run.
     :param workspace: what there is of it; None until there is a pool.
     :param needed: how many usable nodes end the wait; None for all that the pool asks for.
-    :param refused: why there was no room for the pool or the job; empty once both are there.
-    :param asked: how often there was no room.
-    :param again_at: when to ask again, in seconds since 1970.
     :param watch: how the pool comes along, where the worker waits.
     """
 
     belongings: Belongings | None = None
     workspace: Workspace | None = None
     needed: int | None = None
-    refused: str = ""
-    asked: int = 0
-    again_at: float = 0.0
     watch: PoolWatch | None = None
 
 
@@ -58,9 +50,9 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
     """Get a pool, open a job on it, upload what the steps need; the end is a workspace.
 
     Where the account has no room for the pool, its nodes or the job now (a quota is used up, Azure has no machines), it
-    is asked for again, with longer and longer pauses, until ``pool_wait_timeout`` is over.
+    is asked for again, with longer and longer pauses, until ``pool_wait_timeout`` is over: it counts for room and for
+    usable nodes together.
 
-    :param pool_wait_timeout: how long to wait for room and for usable nodes.
     :param min_nodes: how many usable nodes are enough; None for the class's own default.
     :param max_start_task_failures: on how many nodes the start task may fail; None for as many as leave enough others.
     """
@@ -71,13 +63,11 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
     def __init__(
         self,
         *,
-        pool_wait_timeout: Setting[timedelta | str] = timedelta(minutes=30),
         min_nodes: int | None = None,
         max_start_task_failures: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.pool_wait_timeout = pool_wait_timeout
         self.min_nodes = min_nodes
         self.max_start_task_failures = max_start_task_failures
 
@@ -88,6 +78,10 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         :raises PoolError: it cannot be had.
         :raises NoCapacity: there is no room for it now.
         """
+
+    def foresee_pool(self, work: SetUpTry, belongings: Belongings, epoch: int) -> str:
+        """Return the id of the pool that :meth:`acquire_pool` is to make or find; empty where nobody knows."""
+        return ""
 
     def nodes_needed(self, context: Context) -> int | None:
         """Return how many usable nodes end the wait; None for all that the pool asks for."""
@@ -114,50 +108,41 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
             context,
             workspace=Workspace.from_xcom(there) if there else None,
             needed=resume.get("needed"),
-            refused=resume.get("refused", ""),
-            asked=resume.get("asked", 0),
         )
 
     def resume(self, work: SetUpTry) -> dict[str, Any]:
         """Return the workspace as far as there is one, and what is waited for."""
         there = work.workspace.to_xcom() if work.workspace else None
-        return {"workspace": there, "needed": work.needed, "refused": work.refused, "asked": work.asked}
+        return {"workspace": there, "needed": work.needed}
+
+    def kept(self, work: SetUpTry) -> dict[str, Any]:
+        """Return what is there already: it goes, should the wait for the rest fail."""
+        return self.resume(work)
+
+    def asking_again(self, context: Context, kept: Mapping[str, Any]) -> SetUpTry:
+        """Return the try that asks for the rest."""
+        return self.resumed(context, kept)
 
     def begin(self, work: SetUpTry) -> PoolEvent | None:
-        """Get the pool, and open the job, as far as there is room for them."""
-        work.deadline = work.deadline or self.or_execution_timeout(
-            work, Deadline.after(time.time(), "pool_wait_timeout", self.pool_wait(work.context))
-        )
-        try:
-            self._open(work)
-        except NoCapacity as error:
-            work.refused = str(error)
-            pause = pause_for_room(work.asked, self.settings.poll_interval.total_seconds())
-            work.asked, work.again_at = work.asked + 1, time.time() + pause
-            self.log.warning("%s Asking again in %.0f s.", error, pause)
-        else:
-            if work.refused:
-                self.log.info("There is room now")
-            work.refused = ""
+        """Open the job and get the pool."""
+        work.deadline = work.deadline or self.room_deadline(work)
+        self._open(work)
         return None
 
-    def go_on(self, work: SetUpTry, event: PoolEvent) -> Any:
-        """Settle what the trigger has seen the end of, or ask again where there was no room."""
-        if event.kind != "again":
-            return super().go_on(work, event)
-        self.begin(work)
-        return self._wait(work)
+    def room_deadline(self, work: SetUpTry) -> Deadline:
+        """Return until when the wait lasts, for room and for nodes together."""
+        limit = self.pool_wait(work.context)
+        return self.or_execution_timeout(work, Deadline.after(time.time(), "pool_wait_timeout", limit))
 
     def look(self, work: SetUpTry) -> PoolEvent | None:
-        """Look at the pool and its nodes; ask again for what there was no room for."""
+        """Look at the pool and its nodes; ask again for nodes that there was no room for."""
         from airflow_batchwrap.hooks.poolwatch import PoolWatch
 
-        if work.refused:
-            if time.time() >= work.again_at:
-                self.begin(work)
-            return None
         workspace = self._of(work)
-        work.watch = watch = work.watch or PoolWatch(work.needed, self.log, self.start_task_failures(work.context))
+        pause = self.settings.poll_interval.total_seconds()
+        work.watch = watch = work.watch or PoolWatch(
+            work.needed, self.log, self.start_task_failures(work.context), first_pause=pause
+        )
         view = self.hook.view_pool(workspace.pool_id)
         verdict = watch.judge(view)
         if verdict.answer in ("ready", "failed"):
@@ -167,19 +152,15 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         return None
 
     def trigger(self, work: SetUpTry, **common: Any) -> WaitTrigger:
-        """Return what looks at the pool in the triggerer, or waits until it is time to ask again."""
-        from airflow_batchwrap.triggers.pool import PoolTrigger, RoomTrigger
+        """Return what looks at the pool in the triggerer."""
+        from airflow_batchwrap.triggers.pool import PoolTrigger
 
-        there = work.workspace
-        arguments = {
-            "pool_id": there.pool_id if there else "",
-            "min_nodes": work.needed,
-            "job_id": there.job_id if there else "",
-            "owns_pool": there.owns_pool if there else False,
-            "max_start_task_failures": self.start_task_failures(work.context),
-            **common,
-        }
-        return RoomTrigger(again_at=work.again_at, **arguments) if work.refused else PoolTrigger(**arguments)
+        borne = self.start_task_failures(work.context)
+        return PoolTrigger(min_nodes=work.needed, max_start_task_failures=borne, **self._made(work), **common)
+
+    def room_trigger(self, work: SetUpTry, **common: Any) -> WaitTrigger:
+        """Return what waits until it is time to ask again, and removes what is there should a person end it."""
+        return super().room_trigger(work, **self._made(work), **common)
 
     # --- the end
 
@@ -193,8 +174,6 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
 
         if event.kind == "error":
             raise self.looking_failed(event)
-        if work.refused:
-            raise NoCapacity(f"{work.refused} It was waited for until {work.deadline} was over.")
         workspace = self._of(work)
         verdict = event.verdict
         if verdict is None:
@@ -249,9 +228,20 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         work.needed = self.nodes_needed(context)
         archive, files = self.pack(context), self.input_files(context)
         epoch = self.epoch(context)
-        pool_id, owned = self.acquire_pool(work, belongings, epoch)
-        work.workspace = Workspace(pool_id, owned, job_id="", epoch=epoch)
-        work.workspace = self.opening(context, belongings).workspace(work.workspace, archive, files)
+        opening, bare = self.opening(context, belongings), Workspace("", owns_pool=False, job_id="", epoch=epoch)
+        if foreseen := self.foresee_pool(work, belongings, epoch):
+            # The job first: it costs nothing, and may name a pool that is still to come. Without room for the job, the
+            # nodes would be paid for in vain, and could keep those who have a job from getting theirs.
+            laid, resource_files = opening.lay_out(replace(bare, pool_id=foreseen), archive, files)
+            work.workspace = opening.open(laid, resource_files)
+            pool_id, owned = self.acquire_pool(work, belongings, epoch)
+            work.workspace = replace(work.workspace, pool_id=pool_id, owns_pool=owned)
+            if pool_id != foreseen:  # the id was taken a moment ago, or is still held
+                work.workspace = opening.open(work.workspace, resource_files)
+        else:
+            pool_id, owned = self.acquire_pool(work, belongings, epoch)
+            work.workspace = replace(bare, pool_id=pool_id, owns_pool=owned)
+            work.workspace = opening.workspace(work.workspace, archive, files)
         push_pool_links(context, self.hook, work.workspace)
 
     @staticmethod
@@ -293,6 +283,14 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
             if tail:
                 return f"\nThe end of the start task's {name}:\n{tail}"
         return ""
+
+    @staticmethod
+    def _made(work: SetUpTry) -> dict[str, Any]:
+        """Return what is there: a person's end removes it."""
+        there = work.workspace
+        if there is None:
+            return {"pool_id": ""}
+        return {"pool_id": there.pool_id, "job_id": there.job_id, "owns_pool": there.owns_pool}
 
     @staticmethod
     def _of(work: SetUpTry) -> Workspace:

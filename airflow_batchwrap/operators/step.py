@@ -226,6 +226,8 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
 
     def ended_error(self, work: StepTry) -> BatchWrapError:
         """Return the error of a step that a person has ended."""
+        if work.running is None:
+            return StepTimeout("Waiting for room for a job was ended with the Airflow task.")
         _, key, _ = work.place
         return StepTimeout(f"Waiting for Batch task {key} was ended with the Airflow task.")
 

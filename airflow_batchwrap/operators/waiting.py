@@ -195,19 +195,17 @@ class WaitingOperator(BatchWrapOperator, Generic[W, E]):
         return value
 
     def _begin_and_wait(self, work: W) -> Any:
-        event = self.begin(work)
-        return self.settle(work, event) if event is not None else self._wait(work)
+        event = self.begin_or_be_refused(work)
+        return self.settle_or_refuse(work, event) if event is not None else self._wait(work)
 
     def _wait(self, work: W) -> Any:
         """Wait on the worker, then in the triggerer; return the value of the task."""
-        assert work.deadline is not None, "begin() sets it"  # noqa: S101
-        deadline, event = work.deadline, None
-        inline = self.settings.inline_wait.total_seconds()
-        asked = min(deadline.at, time.time() + inline)
+        event, inline = None, self.settings.inline_wait.total_seconds()
+        asked = time.time() + inline
         if inline or self.looks_before_deferring or not self.deferrable:
             event = look_until(
-                lambda: self.look(work),
-                lambda: min(deadline.at, self.inline_until(work, asked)) if self.deferrable else deadline.at,
+                lambda: self.look_or_ask(work),
+                lambda: self.inline_end(work, asked) if self.deferrable else self._deadline_of(work).at,
                 longest=self.settings.poll_interval.total_seconds(),
                 log=self.log,
                 stopped=lambda: work.ended,
@@ -215,19 +213,49 @@ class WaitingOperator(BatchWrapOperator, Generic[W, E]):
         if event is None and work.ended:
             self.end(work)  # once more: it may have come just then
             raise self.ended_error(work)
+        deadline = self._deadline_of(work)
         if event is None and self.deferrable and not deadline.has_passed:
-            self._defer(work, deadline)
-        return self.settle(work, event if event is not None else self.event.late())  # type: ignore[arg-type]
+            self.put_off(work, deadline)
+        return self.settle_or_refuse(work, event if event is not None else self.event.late())  # type: ignore[arg-type]
 
-    def _defer(self, work: W, deadline: Deadline) -> None:
-        trigger = self.trigger(
-            work,
-            deadline=deadline.at,
-            poll_interval=self.settings.poll_interval.total_seconds(),
-            identity=self.identity(work.context),
-            resume={**self.resume(work), "deadline": deadline.to_json()},
+    @staticmethod
+    def _deadline_of(work: W) -> Deadline:
+        assert work.deadline is not None, "begin() sets it"  # noqa: S101
+        return work.deadline
+
+    def of_every_trigger(self, work: W, deadline: Deadline, resume: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that all triggers have."""
+        return {
+            "deadline": deadline.at,
+            "poll_interval": self.settings.poll_interval.total_seconds(),
+            "identity": self.identity(work.context),
+            "resume": resume,
             **self.connections(),
-        )
+        }
+
+    # --- what an operator whose request can be refused for want of room does besides: RoomOperator
+
+    def begin_or_be_refused(self, work: W) -> E | None:
+        """Begin."""
+        return self.begin(work)
+
+    def look_or_ask(self, work: W) -> E | None:
+        """Look."""
+        return self.look(work)
+
+    def inline_end(self, work: W, asked: float) -> float:
+        """Return until when the worker of a deferrable task waits, in seconds since 1970."""
+        at = self._deadline_of(work).at
+        return min(at, self.inline_until(work, min(at, asked)))
+
+    def settle_or_refuse(self, work: W, event: E) -> Any:
+        """Settle."""
+        return self.settle(work, event)
+
+    def put_off(self, work: W, deadline: Deadline) -> None:
+        """Defer: the triggerer goes on looking."""
+        resume = {**self.resume(work), "deadline": deadline.to_json()}
+        trigger = self.trigger(work, **self.of_every_trigger(work, deadline, resume))
         self.defer(trigger=trigger, method_name="execute_complete", timeout=deadline.of_trigger)
 
     @staticmethod

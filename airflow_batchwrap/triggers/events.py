@@ -70,13 +70,22 @@ class StepEvent(Event):
 class PoolEvent(Event):
     """The end of the wait for a pool's nodes.
 
-    :param kind: ``judged``: the pool is ready, or cannot become ready; ``again``: what the service refused is to be
-        asked for once more.
+    :param kind: ``judged``: the pool is ready, or cannot become ready.
     :param verdict: of ``judged``.
     """
 
-    kind: Literal["judged", "again", "late", "error"]
+    kind: Literal["judged", "late", "error"]
     verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomEvent(Event):
+    """The end of a pause, after the service had no room for what was asked of it.
+
+    :param kind: ``again``: it is to be asked for once more.
+    """
+
+    kind: Literal["again", "late", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.triggers.base import WaitTrigger
-from airflow_batchwrap.triggers.events import PoolEvent, ResizeEvent
+from airflow_batchwrap.triggers.events import PoolEvent, ResizeEvent, RoomEvent
 
 if TYPE_CHECKING:
     from azure.batch.aio import BatchClient
@@ -52,7 +52,9 @@ class PoolTrigger(WaitTrigger):
         """Look at the pool and its nodes; ask again for nodes where there was no room for them."""
         from airflow_batchwrap.hooks.poolwatch import PoolWatch
 
-        self._watch = watch = self._watch or PoolWatch(self.min_nodes, self.log, self.max_start_task_failures)
+        self._watch = watch = self._watch or PoolWatch(
+            self.min_nodes, self.log, self.max_start_task_failures, first_pause=self.poll_interval
+        )
         view = await hook.aview_pool(client, self.pool_id)
         verdict = watch.judge(view)
         if verdict.answer in ("ready", "failed"):
@@ -90,16 +92,17 @@ class RoomTrigger(PoolTrigger):
     :param again_at: when, in seconds since 1970.
     """
 
+    event = RoomEvent  # type: ignore[assignment]
     arguments = (*PoolTrigger.arguments, "again_at")
 
-    def __init__(self, *, again_at: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, *, again_at: float, pool_id: str = "", min_nodes: int | None = None, **kwargs: Any) -> None:
+        super().__init__(pool_id=pool_id, min_nodes=min_nodes, **kwargs)
         self.again_at = again_at
 
-    async def wait(self) -> PoolEvent:
+    async def wait(self) -> RoomEvent:
         """Wait until then, or until the deadline."""
         await asyncio.sleep(max(0.0, min(self.again_at, self.deadline) - time.time()))
-        return PoolEvent(kind="again")
+        return RoomEvent(kind="again")
 
 
 class ResizeTrigger(WaitTrigger):

@@ -118,7 +118,6 @@ class Bench:
 
     def begin(self, operator: Any, **of_context: Any) -> Try:
         """Run one try until it ends or is deferred."""
-        from airflow.sdk.exceptions import TaskDeferred
         from airflow.sdk.execution_time.task_runner import _run_execute_callable
 
         # Each try is a process of its own on a worker.
@@ -126,12 +125,7 @@ class Bench:
         operator.__dict__.pop("settings", None)
         begun = Try(operator, self.context(operator, **of_context))
         self.xcoms = begun.context["ti"].xcoms
-        try:
-            begun.result = _run_execute_callable(begun.context, operator.execute, operator)
-        except TaskDeferred as deferred:
-            path, arguments = deferred.trigger.serialize()
-            begun.trigger = path, json.loads(json.dumps(arguments))
-            begun.method = deferred.method_name
+        begun.go(lambda: _run_execute_callable(begun.context, operator.execute, operator))
         return begun
 
 
@@ -151,11 +145,28 @@ class Try:
         assert self.trigger is not None, "This try was not deferred."
         return self.trigger[1]
 
+    def go(self, part: Callable[[], Any]) -> None:
+        """Run a part of it, to its end or until it is deferred."""
+        from airflow.sdk.exceptions import TaskDeferred
+
+        self.trigger = None
+        try:
+            self.result = part()
+        except TaskDeferred as deferred:
+            path, arguments = deferred.trigger.serialize()
+            self.trigger = path, json.loads(json.dumps(arguments))
+            self.method = deferred.method_name
+
     def finish(self) -> Any:
-        """Wait with the trigger where it was deferred, and go on; return what it returns."""
-        if self.trigger is not None:
-            self.result = getattr(self.operator, self.method)(self.context, asyncio.run(self.event()))
+        """Wait with the trigger as often as it is deferred, and go on; return what it returns."""
+        while self.trigger is not None:
+            self.go_on()
         return json.loads(json.dumps(self.result))
+
+    def go_on(self) -> None:
+        """Wait with the trigger, and go on until it ends or is deferred again."""
+        event = asyncio.run(self.event())
+        self.go(lambda: getattr(self.operator, self.method)(self.context, event))
 
     async def event(self) -> dict[str, Any]:
         """Return what the trigger, made again from what it was serialized to, has to say."""

@@ -88,6 +88,9 @@ with DAG("flow", schedule=None):
     assert clean_up.is_teardown
     assert not clean_up.on_failure_fail_dagrun
     assert dag.get_task("w.create_pool").is_setup
+    # What makes room for other runs goes before what asks for it.
+    weights = [dag.get_task(name).weight_rule for name in dag.task_ids if name.startswith("w.")]
+    assert set(map(str, weights)) == {"upstream"}
 
 
 def test_the_folder_as_it_is_when_the_dag_is_parsed(dags_folder: Path) -> None:

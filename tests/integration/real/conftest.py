@@ -17,6 +17,7 @@ import pytest
 from tests.integration.real import plays
 from tests.integration.real.plays import Play, PlayOf
 from tests.integration.real.seen import noting
+from tests.support.backfill import NARROW, QUOTA_OF_SAMPLE
 from tests.support.real_airflow import QUICK, RealAirflow
 from tests.support.soak import FAULTS_OF_SAMPLE, FAULTY
 
@@ -33,11 +34,11 @@ _SETTINGS = {
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, azurite: AzuriteService) -> Iterator[RealAirflow]:
-    """The Airflow, with a second Batch service that fails on purpose."""
+    """The Airflow, with a Batch service that fails on purpose, and one that has little room."""
     folder: Path = tmp_path_factory.mktemp("airflow").resolve()
     settings = {**_SETTINGS, **noting(folder / "notes")}
-    faulty = {FAULTY: ["--faults", FAULTS_OF_SAMPLE]}
-    with RealAirflow.running(folder, azurite, settings=settings, services=faulty) as made:
+    services = {FAULTY: ["--faults", FAULTS_OF_SAMPLE], NARROW: ["--quota", QUOTA_OF_SAMPLE]}
+    with RealAirflow.running(folder, azurite, settings=settings, services=services) as made:
         yield made
 
 
