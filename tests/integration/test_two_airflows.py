@@ -229,8 +229,7 @@ def leave_orphan(client: BatchClient, side: Side) -> str:
 
     maker = Maker(side.name, "twin", RUN_ID, "w.lost")
     metadata = maker.metadata(__version__, 1)
-    config = PoolConfig(target_dedicated_nodes=0)
-    client.create_pool(pool_options(f"{maker.family}e1", config, "batch.node.ubuntu 24.04", metadata))
+    client.create_pool(pool_options(f"{maker.family}e1", PoolConfig(), "batch.node.ubuntu 24.04", metadata))
     return f"{maker.family}e1"
 
 
@@ -280,7 +279,7 @@ def test_two_airflows_on_one_account(sides: tuple[Side, Side], azurite: AzuriteS
         refused = one.sweep("--delete", "--instance", other.name)
         assert refused.returncode == 1
         assert f"the Airflow at --airflow is {one.name!r}" in " ".join(refused.stderr.split())
-        swept = one.sweep("--delete", "--older-than", "0 s", "--unused-for", "0 s")
+        swept = one.sweep("--delete", "--older-than", "0", "--unused-for", "0")
         assert swept.returncode == 0, swept.stderr
         assert swept.stdout.count(f"made by the Airflow {other.name!r}") >= 3, "a pool, a job, a container"
         assert one.mine(client) == {}
