@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batchwrap.naming import Maker
+from airflow_batchwrap.naming import INSTANCE, Maker
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
@@ -191,6 +191,8 @@ def test_containers_of_another_airflow_are_left_alone(bench: Bench, hook: BatchW
     theirs = hook.upload_bytes(hook.own_container(maker(dag_id, "another"), "inputs"), "calls/a", b"a")
     ours = upload(hook, dag_id)
     assert theirs.container != ours.container
+    nobodys, marks = f"batchwrap-in-{dag_id}-old", maker(dag_id).container_marks("0", "inputs")
+    hook.ensure_container(nobodys, {name: value for name, value in marks.items() if name != INSTANCE})
     expire(hook, theirs.container)
     expire(hook, ours.container)
     rows = bench.run(bench.make(SweepOrphansOperator, unused_for=NOW, delete=True))
@@ -198,6 +200,8 @@ def test_containers_of_another_airflow_are_left_alone(bench: Bench, hook: BatchW
     (left,) = [row for row in rows if row["entity_id"] == theirs.container]
     assert (left["goes"], left["removed"], left["why"]) == (False, False, "made by the Airflow 'another'")
     assert (left["dag_id"], left["instance"]) == (dag_id, "another")
+    (left,) = [row for row in rows if row["entity_id"] == nobodys]
+    assert (left["goes"], left["why"]) == (False, "bears no instance")
     assert names(hook, theirs.container) == {theirs.blob}
 
 
