@@ -195,7 +195,9 @@ def sweep(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than", help="Also what unknown runs made, once it is older: '7 days'. All, without --airflow."
+            "--older-than",
+            help="Also what runs made that the Airflow knows no more, once it is older: '7 days'. "
+            "What any of its runs made, without --airflow.",
         ),
     ] = None,
     conn_id: Annotated[
@@ -209,7 +211,12 @@ def sweep(
         str, typer.Option("--wasb-conn-id", help="Airflow connection of the storage account, for --unused-for.")
     ] = "wasb_default",
     instance: Annotated[
-        str | None, typer.Option("--instance", help="The name of the Airflow whose blobs are meant, for --unused-for.")
+        str | None,
+        typer.Option(
+            "--instance",
+            help="The name of the Airflow that made what is meant: its [batchwrap] instance, or its variable "
+            "batchwrap_instance. Needed where --airflow does not show it.",
+        ),
     ] = None,
 ) -> None:
     """List pools and jobs whose DAG run is over, and unused blobs; remove them with --delete."""

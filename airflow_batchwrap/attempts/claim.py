@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_batchwrap.exceptions import BatchWrapError, PoolError, TryAgain
 from airflow_batchwrap.naming import CONTENT as CONTENT
+from airflow_batchwrap.naming import INSTANCE, setup_order, setup_suffix
 from airflow_batchwrap.naming import MAKER as MAKER
-from airflow_batchwrap.naming import setup_order, setup_suffix
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.views import EntityView
@@ -85,9 +85,11 @@ class Claim:
             return there.entity_id
         if there is not None and there.state == "active":
             if there.metadata.get(MAKER) != self.maker:
+                whose = there.metadata.get(INSTANCE)
+                by = f" (made by the Airflow {whose!r})" if whose else ""
                 raise PoolError(
-                    f"Pool {entity_id!r} exists already and is not this run's. Use RepurposePoolOperator for it, or "
-                    "leave pool_id out to have one derived from the run."
+                    f"Pool {entity_id!r} exists already and is not this run's{by}. Use RepurposePoolOperator for it, "
+                    "or leave pool_id out to have one derived from the run."
                 )
             self.delete(there.entity_id)  # made for another configuration, before the set-up was cleared
         raise TryAgain(

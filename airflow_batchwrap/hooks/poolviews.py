@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -67,6 +68,7 @@ class PoolView:
     :param targets: dedicated and spot nodes asked for.
     :param present: dedicated and spot nodes there are.
     :param fresh: whether our own formula holds the pool's whole size now, work or none.
+    :param metadata: by name.
     """
 
     pool_id: str
@@ -83,6 +85,7 @@ class PoolView:
     present: tuple[int, int] = (0, 0)
     task_slots_per_node: int = 1
     fresh: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> int:
@@ -164,4 +167,5 @@ class PoolView:
             nodes=tuple(nodes),
             task_slots_per_node=pool.task_slots_per_node or 1,
             fresh=formula is not None and datetime.now(UTC) < formula.fresh_until,
+            metadata={item.name: item.value for item in pool.metadata or ()},
         )

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
 
 from airflow_batchwrap.hooks.blobs import side_by_side
 from airflow_batchwrap.hooks.sets import SETS, SetCalls
@@ -33,6 +33,18 @@ class SeenBlob:
     etag: str
     size: int
     last_modified: datetime
+
+
+class MarkedContainer(NamedTuple):
+    """A container with this package's metadata.
+
+    :param marks: its metadata, as they were before they became HTTP headers.
+    :param changed: when the container itself, not what is in it, was changed last.
+    """
+
+    name: str
+    marks: dict[str, str]
+    changed: datetime
 
 
 @dataclass(frozen=True)
@@ -63,18 +75,16 @@ class OwnContainer:
 class UnusedCalls(SetCalls):
     """The part of BatchWrapHook that finds and deletes what is unused."""
 
-    def own_containers(self, instance: str | None = None) -> list[tuple[str, dict[str, str]]]:
-        """Return the containers of inputs and secrets, of all DAGs, that carry this package's metadata, with these.
-
-        :param instance: the name of the Airflow whose they are; None returns those of all.
-        """
+    def own_containers(self) -> list[MarkedContainer]:
+        """Return the containers of inputs and secrets that carry this package's metadata, of all DAGs and Airflows."""
         with self.blob_call("list containers"):
-            found = self.blobs.list_containers(name_starts_with=CONTAINER_PREFIX, include_metadata=True)
-            named = [(item.name, dict(item.metadata or {})) for item in found]
-        ours = [(name, marks) for name, marks in named if marks.get(CONTAINER_ROLE) in SWEPT_ROLES]
-        if instance is None:
-            return ours
-        return [(name, marks) for name, marks in ours if marks.get(INSTANCE) == quote(instance, safe="")]
+            listed = self.blobs.list_containers(name_starts_with=CONTAINER_PREFIX, include_metadata=True)
+            found = [(item.name, dict(item.metadata or {}), item.last_modified) for item in listed]
+        return [
+            MarkedContainer(name, {key: unquote(value) for key, value in marks.items()}, changed)
+            for name, marks, changed in found
+            if marks.get(CONTAINER_ROLE) in SWEPT_ROLES
+        ]
 
     def find_unused(self, name: str, marks: dict[str, str], unused_for: timedelta) -> OwnContainer:
         """Return what of a container has not been used for a time, and is needed by no run.

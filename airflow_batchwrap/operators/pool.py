@@ -12,6 +12,7 @@ from airflow_batchwrap import __version__
 from airflow_batchwrap.attempts.belongings import remove_workspace
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
+from airflow_batchwrap.instance import refuse_anothers
 from airflow_batchwrap.naming import INSTANCE, MAKER, SWEPT_ROLES, Maker, digest
 from airflow_batchwrap.operators.base import BatchWrapOperator, Setting, Templated
 from airflow_batchwrap.operators.setup import SetUpOperator
@@ -188,7 +189,7 @@ class DeletePoolOperator(BatchWrapOperator):
     """Remove a run's job, and its pool if the run owns it: the teardown of a workflow. Doing it twice does no harm.
 
     :param workspace: what the set-up task returned.
-    :param pool_id: delete this pool, in place of a workspace.
+    :param pool_id: delete this pool, in place of a workspace. One that another Airflow made is refused.
     :param retention_days: delete result files of this DAG, of earlier runs, once they are older than that; by
         default they are kept.
     :param unused_for: delete archives, inputs and calls of this DAG that no run of it has used for so long; None keeps
@@ -215,13 +216,14 @@ class DeletePoolOperator(BatchWrapOperator):
         if self.pool_id and self.workspace:
             raise ConfigError(
                 f"Task {self.task_id!r} has both a workspace and the pool_id {self.pool_id!r}. Give the workspace, for "
-                "a run's job and its own pool, or the pool_id, for a pool whoever made it."
+                "a run's job and its own pool, or the pool_id, for a pool whoever made it in this Airflow."
             )
         if self.pool_id:
             workspace = Workspace(self.pool_id, owns_pool=True, job_id="")
         else:
             workspace = Workspace.from_xcom(self.workspace)
         maker = self.maker(context)
+        self._refuse_anothers(workspace, maker.instance)
         removed = remove_workspace(self.hook, self.log, workspace, maker)
         if removed.failed:
             raise TryAgain(f"Not everything could be removed. Left behind: {'; '.join(removed.failed)}")
@@ -230,6 +232,14 @@ class DeletePoolOperator(BatchWrapOperator):
         if (unused_for := self.settings.unused_for) is not None:
             self._delete_unused(maker, unused_for)
         return {"job_id": removed.job_id, "pool_id": removed.pool_id}
+
+    def _refuse_anothers(self, workspace: Workspace, instance: str) -> None:
+        """Refuse to delete what another Airflow made: a workspace is as old as the database that it came with."""
+        job = self.hook.find_job(workspace.job_id) if workspace.job_id else None
+        pool = self.hook.find_pool(workspace.pool_id) if workspace.owns_pool else None
+        for noun, there in (("Job", job), ("Pool", pool)):
+            if there is not None:
+                refuse_anothers(f"{noun} {there.entity_id!r}", there.metadata, instance)
 
     def _delete_unused(self, maker: Maker, unused_for: timedelta) -> None:
         """Delete what no run has used for long; that it could not be is no reason to fail: the next run tries again."""

@@ -13,6 +13,7 @@ from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity
 from airflow_batchwrap.hooks.autoscale import DeallocationOption
 from airflow_batchwrap.hooks.pools import SHORTEST_RESIZE
 from airflow_batchwrap.hooks.poolwatch import pause_for_room
+from airflow_batchwrap.instance import name_of_instance, refuse_anothers
 from airflow_batchwrap.operators.base import Setting, Templated
 from airflow_batchwrap.operators.waiting import WaitingOperator
 from airflow_batchwrap.triggers.events import ResizeEvent
@@ -72,7 +73,7 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
     it is idle. Another's formula is left alone, which is an error, as Batch refuses to resize such a pool.
 
     :param workspace: what the set-up task returned.
-    :param pool_id: this pool, in place of a workspace.
+    :param pool_id: this pool, in place of a workspace. One that another Airflow made is refused.
     :param target_dedicated_nodes: dedicated nodes; None leaves them as they are.
     :param target_low_priority_nodes: spot nodes; None leaves them as they are.
     :param target_spot_nodes: the same by its newer name.
@@ -129,7 +130,7 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
 
     def begin(self, work: ResizeTry) -> ResizeEvent | None:
         """Find out what the pool is to become; the first look asks for it."""
-        work.resize = self._resize()
+        work.resize = self._resize(name_of_instance())
         work.deadline = self.deadline(work, work.began, "pool_wait_timeout")
         return None
 
@@ -210,11 +211,13 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
 
     # --- what is asked for
 
-    def _resize(self) -> Resize:
+    def _resize(self, instance: str) -> Resize:
         """Return what the pool is to become.
 
+        :param instance: the name of this Airflow.
         :raises ConfigError: the arguments do not say it.
-        :raises PoolError: there is no such pool, or it scales by a formula that is not this package's.
+        :raises PoolError: there is no such pool, it is another Airflow's, or it scales by a formula that is not this
+            package's.
         """
         from airflow_batchwrap.hooks.resizing import Resize
 
@@ -223,6 +226,7 @@ class ResizePoolOperator(WaitingOperator[ResizeTry, ResizeEvent]):
         numbers = self._numbers()
         pool_id = self.pool_id or Workspace.from_xcom(self.workspace).pool_id
         view = self.hook.view_pool(pool_id)
+        refuse_anothers(f"Pool {pool_id!r}", view.metadata, instance)
         if view.state != "active":
             raise PoolError(f"Pool {pool_id!r} is {view.state}. Check pool_id, or clear the set-up task.")
         if view.autoscale and view.formula is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.attempts.belongings import Belongings, remove_workspace
 from airflow_batchwrap.attempts.retrying import is_tried_again
 from airflow_batchwrap.attempts.trying import Try
-from airflow_batchwrap.exceptions import BatchWrapError, PoolError
+from airflow_batchwrap.exceptions import BatchWrapError, NoCapacity, PoolError
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.operators.jobs import JobOperator
 from airflow_batchwrap.triggers.cancel import was_ended_for_good

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 class SweepOrphansOperator(BatchWrapOperator):
     """List this package's pools and jobs whose DAG run is over, and unused blobs; remove them if ``delete`` says so.
 
-    Only what carries this package's metadata is looked at. A run that this Airflow does not know may belong to another
-    one on the same account: what it made stays, unless ``older_than`` is given.
+    Only what carries this package's metadata is looked at. What another Airflow on the same account made is listed and
+    left alone, and so is what bears no Airflow's name.
 
     :param delete: remove what the list says would go; by default nothing is changed.
-    :param older_than: also let go of what runs unknown to this Airflow made, once it is older than this.
+    :param older_than: also let go of what runs of this Airflow made that it does not know any more, once it is older
+        than this.
     :param unused_for: let go of archives, inputs and calls in Blob, of all DAGs of this Airflow, that nothing has used
         for so long; what a run said that it needs longer stays. None leaves Blob alone.
     """
@@ -50,8 +51,8 @@ class SweepOrphansOperator(BatchWrapOperator):
             return "over" if count(dag_id, run_ids=[run_id], states=["success", "failed"]) else "unknown"
 
         older_than, unused_for = self._age("older_than"), self._age("unused_for")
-        instance = name_of_instance() if unused_for is not None else None
-        found = sweep.sweep(self.hook, ask, older_than, unused_for, delete=self.delete, instance=instance)
+        instance = name_of_instance()
+        found = sweep.sweep(self.hook, ask, older_than, unused_for, instance=instance, delete=self.delete)
         for item in found:
             becomes = "removed" if item.removed else "would go" if item.goes and not self.delete else "stays"
             owner = f"{item.dag_id} {item.run_id}"

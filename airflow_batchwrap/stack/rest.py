@@ -100,13 +100,15 @@ class AirflowClient:
         answer = self._send("GET", "/api/v2/importErrors")
         return [f"{each['filename']}\n{each['stack_trace']}" for each in answer["import_errors"]]
 
-    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, run_id: str | None = None) -> str:
         """Start a run of a DAG.
 
         :param conf: the run's params.
+        :param run_id: the run's id; by default Airflow makes one.
         :return: the run's id.
         """
-        body = {"logical_date": None, "conf": conf or {}}
+        body: dict[str, Any] = {"logical_date": None, "conf": conf or {}}
+        body |= {"dag_run_id": run_id} if run_id else {}
         return str(self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)["dag_run_id"])
 
     def pause(self, dag_id: str, paused: bool) -> None:
@@ -236,14 +238,21 @@ class AirflowClient:
     def _run(dag_id: str, run_id: str) -> str:
         return f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
 
-    def _send(self, method: str, path: str, *, missing: bool = False, **rest: Any) -> Any:
+    def _send(self, method: str, path: str, *, missing: bool = False, hidden: bool = False, **rest: Any) -> Any:
+        """Ask; return the answer's JSON.
+
+        :param missing: return None where there is no such thing, in place of an error.
+        :param hidden: return None where this user may not see it, in place of an error.
+        """
         if "Authorization" not in self._http.headers:
             self._sign_in()
         try:
             answer = self._http.request(method, path, **rest)
         except httpx.TransportError as error:
             raise BatchWrapError(f"Airflow does not answer at {self._http.base_url}: {error!r}") from None
-        if missing and answer.status_code == httpx.codes.NOT_FOUND:
+        if (missing and answer.status_code == httpx.codes.NOT_FOUND) or (
+            hidden and answer.status_code == httpx.codes.FORBIDDEN
+        ):
             return None
         if answer.is_error:
             raise BatchWrapError(f"Airflow answered {method} {path} with {answer.status_code}: {answer.text[:500]}")

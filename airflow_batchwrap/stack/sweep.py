@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_batchwrap import sweep
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError
+from airflow_batchwrap.instance import VARIABLE, checked
 from airflow_batchwrap.stack.rest import AirflowClient
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class SweepOptions:
     :param conn_id: the Batch account's connection.
     :param unused_for: look for blobs that have not been used for so long as well; None leaves Blob alone.
     :param wasb_conn_id: the storage account's connection.
-    :param instance: the name of the Airflow whose blobs these are; another one's are left alone.
+    :param instance: the name of the Airflow that made what is meant; another one's is left alone. None asks it.
     :param airflow: the address of Airflow's API server; None asks nobody, and knows of no run.
     :param user: who signs in there.
     :param token: in place of user and password.
@@ -57,6 +58,36 @@ class RunStates(AirflowClient):
             return "unknown"
         return "over" if run["state"] in ("success", "failed") else "live"
 
+    def instance(self, given: str | None) -> tuple[str, str]:
+        """Return the Airflow's name: its own, of its configuration or its variable; the given one where it shows none.
+
+        With it comes where it is from, for people.
+
+        Airflow shows its configuration only with ``[api] expose_config``.
+
+        :raises ConfigError: another name was given, or none where this Airflow shows none.
+        """
+        path = "/api/v2/config/section/batchwrap/option/instance"
+        shown = self._send("GET", path, missing=True, hidden=True, headers={"Accept": "application/json"})
+        options = [option for section in (shown or {}).get("sections", ()) for option in section["options"]]
+        own, source = str(options[0]["value"] or "") if options else "", "its [batchwrap] instance"
+        if not own:
+            told = self._send("GET", f"/api/v2/variables/{VARIABLE}", missing=True, hidden=True)
+            own, source = str(told["value"] or "") if told else "", f"its variable {VARIABLE}"
+            source += "" if shown else "; it does not show whether [batchwrap] instance is set"
+        if own and given and given != own:
+            raise ConfigError(
+                f"--instance is {given!r}, and the Airflow at --airflow is {own!r}: what it says of its runs is not "
+                "true of another Airflow's, which may have the same names. Leave --instance out. If [batchwrap] "
+                f"instance is set there, and {own!r} is an old value of the variable {VARIABLE}, delete the variable."
+            )
+        if not own and not given:
+            raise ConfigError(
+                "The Airflow at --airflow shows no name: no task of batchwrap has run there, or this user may not read "
+                f"the variable {VARIABLE}. Give --instance: its [batchwrap] instance, or that variable."
+            )
+        return (checked(own), source) if own else (checked(given or ""), "--instance")
+
 
 def run(options: SweepOptions, console: Console) -> None:
     """Show what would go and what stays, and remove it if asked to.
@@ -72,10 +103,10 @@ def run(options: SweepOptions, console: Console) -> None:
             "Nothing says which runs are over. Give --airflow, the address of the Airflow that ran them, or "
             "--older-than, the age from which what batchwrap made is an orphan, or --unused-for, for blobs."
         )
-    if options.unused_for is not None and not options.instance:
+    if not options.airflow and not options.instance:
         raise ConfigError(
-            "Nothing says whose blobs are meant: several Airflows may share the storage account. Give --instance, the "
-            "name of the Airflow: [batchwrap] instance, or the Airflow variable batchwrap_instance."
+            "Nothing says whose things are meant: several Airflows may share the accounts. Give --airflow, which knows "
+            f"its own name, or --instance: [batchwrap] instance, or the Airflow variable {VARIABLE}."
         )
     if options.airflow and not (options.token or (options.user and options.password)):
         raise ConfigError(
@@ -83,9 +114,15 @@ def run(options: SweepOptions, console: Console) -> None:
         )
     hook = BatchWrapHook(options.conn_id, options.wasb_conn_id)
     with ExitStack() as stack:
-        ask: sweep.Ask = stack.enter_context(RunStates(options)).ask if options.airflow else _nobody
+        ask: sweep.Ask = _nobody
+        if options.airflow:
+            states = stack.enter_context(RunStates(options))
+            ask, (instance, source) = states.ask, states.instance(options.instance)
+        else:
+            instance, source = checked(options.instance or ""), "--instance"
+        console.print(f"What the Airflow {instance!r} made ({source}):", markup=False, highlight=False)
         ages = options.older_than, options.unused_for
-        found = sweep.sweep(hook, ask, *ages, delete=options.delete, instance=options.instance)
+        found = sweep.sweep(hook, ask, *ages, instance=instance, delete=options.delete)
     show(found, options.delete, console)
     if options.delete and any(item.goes and not item.removed for item in found):
         raise BatchWrapError("Not everything could be removed: the table says why.")

@@ -54,6 +54,7 @@ class Bench:
         #: The tries that Airflow has replaced by others.
         self.superseded: set[int] = set()
         self._stores: dict[tuple[str, str, int], dict[str, Any]] = {}
+        self._airflows: dict[str, tuple[dict[tuple[str, str, int], dict[str, Any]], dict[str, str]]] = {}
 
     def steps(self, name: str = "steps", /, **texts: str) -> str:
         """Write step files: ``_1_a="..."`` is ``1_a.py``."""
@@ -102,6 +103,13 @@ class Bench:
     def forget(self) -> None:
         """Do as Airflow does when a person deletes the runs."""
         self._stores.clear()
+
+    def become(self, airflow: str) -> None:
+        """Go on as another Airflow, which has the same DAG and run ids, and a memory of its own.
+
+        The test sets its ``[batchwrap] instance``.
+        """
+        self._stores, self.runs = self._airflows.setdefault(airflow, ({}, {}))
 
     def run(self, operator: Any, **of_context: Any) -> Any:
         """Run one try to its end, deferral included; return what it returns."""

@@ -68,6 +68,7 @@ class RealAirflow:
     :param settings: environment variables for Airflow's processes.
     :param services: connection id -> further words for ``batchwrap local serve``, such as ``--faults``. Each connection
         has a Batch service of its own; the default connection is always there.
+    :param shared: a Batch service that somebody else has started, and stops, for the default connection.
     :param lock_seconds: how long Airflow waits for its database. None: as long as Airflow does by itself.
     """
 
@@ -78,15 +79,19 @@ class RealAirflow:
         *,
         settings: Mapping[str, str],
         services: Mapping[str, Sequence[str]] | None = None,
+        shared: LocalService | None = None,
         lock_seconds: float | None = LOCK_SECONDS,
     ) -> None:
         self.folder, self.dags = folder, folder / "dags"
         self.dags.mkdir(exist_ok=True)
         self._words: dict[str, Sequence[str]] = {DEFAULT: (), **(services or {})}
+        self._shared = shared
         self._replaced: list[ProcessId] = []
         self._asking = threading.RLock()
         with state.mark(folder):
-            self.services = {name: self._serve(name) for name in self._words}
+            self.services = {
+                name: shared if shared is not None and name == DEFAULT else self._serve(name) for name in self._words
+            }
             self.connections = self._connections(azurite)
             self.env = {**self.connections, **settings}
             if lock_seconds is not None:
@@ -118,7 +123,8 @@ class RealAirflow:
         process.stop(self._replaced, grace=1.0)
         self.clear_away()
         for service in self.services.values():
-            service.stop()
+            if service is not self._shared:
+                service.stop()
 
     # --- its Batch services
 

@@ -342,6 +342,7 @@ def sdk_pool(**more: Any) -> Any:
         "auto_scale_run": None,
         "resize_errors": None,
         "task_slots_per_node": 3,
+        "metadata": None,
     }
     return SimpleNamespace(**{**plain, **more})
 

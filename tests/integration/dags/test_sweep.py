@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
     from tests.support.bench import Bench
     from tests.support.dag_runs import RunFile, RunWorkflow
 
+INSTANCE_NAME = os.environ["AIRFLOW__BATCHWRAP__INSTANCE"]
 IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
 
 
 def abandoned(client: BatchClient, dag_id: str, run_id: str, **more: str) -> str:
-    """A pool as a killed run leaves it, but for its nodes."""
+    """A pool as a killed run of this Airflow leaves it, but for its nodes.
+
+    :param more: further metadata; an empty text takes one away.
+    """
     from azure.batch import models as m
 
-    from airflow_batchwrap.naming import MAKER, VERSION
+    from airflow_batchwrap.naming import INSTANCE, MAKER, VERSION
 
-    marks = {MAKER: "x", VERSION: "0.1.0", "dag_id": dag_id, "run_id": run_id, "task_id": "create", **more}
+    of_run = {"dag_id": dag_id, "run_id": run_id, "task_id": "create"}
+    marks = {MAKER: "x", VERSION: "0.1.0", INSTANCE: INSTANCE_NAME, **of_run, **more}
     machine = m.VirtualMachineConfiguration(
         image_reference=m.BatchVmImageReference(**IMAGE), node_agent_sku_id="batch.node.ubuntu 24.04"
     )
@@ -37,7 +43,7 @@ def abandoned(client: BatchClient, dag_id: str, run_id: str, **more: str) -> str
             id=pool_id,
             vm_size="Standard_D2s_v3",
             virtual_machine_configuration=machine,
-            metadata=[m.BatchMetadataItem(name=name, value=value) for name, value in marks.items()],
+            metadata=[m.BatchMetadataItem(name=name, value=value) for name, value in marks.items() if value],
         )
     )
     return pool_id
@@ -114,7 +120,9 @@ def test_airflow_itself_is_asked(
     done = run_workflow({"1_a.py": "def do_action(engine): return 1\n"})
     assert done.state == "success"
     orphan = abandoned(client, done.dag_id, done.run_id)
-    stranger = abandoned(client, done.dag_id, "another Airflow's")
+    stranger = abandoned(client, done.dag_id, "deleted")
+    others = abandoned(client, done.dag_id, done.run_id, batchwrap_instance="production")
+    nobodys = abandoned(client, done.dag_id, done.run_id, batchwrap_instance="")
     (dags_folder / "sweep.py").write_text(
         "from airflow.sdk import DAG\n"
         "from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, SweepOrphansOperator\n"
@@ -128,10 +136,32 @@ def test_airflow_itself_is_asked(
     rows = {item["entity_id"]: item for item in run.xcoms["sweep"]}
     assert rows[orphan]["removed"] is True
     assert (rows[stranger]["removed"], rows[stranger]["goes"]) == (False, False)
+    # A run of that name is over here: that says nothing of another Airflow's run of the same name.
+    for left, why in ((others, "made by the Airflow 'production'"), (nobodys, "bears no instance")):
+        assert (rows[left]["why"], rows[left]["goes"], rows[left]["removed"]) == (why, False, False)
+        assert ("pool", left) in living(client)
     # Its own run's pool and job.
     own = [item for item in run.xcoms["sweep"] if item["run_id"] == run.run_id]
     assert [item["why"] for item in own] == ["its run goes on"] * 2
-    client.begin_delete_pool(stranger)
+    for left in (stranger, others, nobodys):
+        client.begin_delete_pool(left)
+
+
+def test_an_age_lets_go_of_this_airflows_own_runs_alone(bench: Bench, client: BatchClient) -> None:
+    from airflow_batchwrap import SweepOrphansOperator
+
+    ours = abandoned(client, bench.dag.dag_id, "unknown")
+    left = {
+        abandoned(client, bench.dag.dag_id, "unknown", batchwrap_instance="production"): "production",
+        abandoned(client, bench.dag.dag_id, "unknown", batchwrap_instance=""): "",
+    }
+    rows = {row["entity_id"]: row for row in bench.run(bench.make(SweepOrphansOperator, delete=True, older_than="0"))}
+    assert rows[ours]["removed"] is True
+    assert {name: rows[name]["instance"] for name in left} == left
+    assert not any(rows[name]["goes"] for name in left)
+    assert {("pool", name) for name in left} <= living(client)
+    for name in left:
+        client.begin_delete_pool(name)
 
 
 def test_an_age_that_is_none_is_refused(bench: Bench) -> None:
@@ -155,7 +185,13 @@ def test_the_command_without_an_airflow_goes_by_age_alone(
         run(SweepOptions(delete=False, older_than=None, **options), console)
     with pytest.raises(ConfigError, match="BATCHWRAP_AIRFLOW_PASSWORD"):
         run(SweepOptions(delete=False, older_than=None, airflow="http://127.0.0.1:1", **options), console)
+    with pytest.raises(ConfigError, match="Give --airflow, which knows its own name, or --instance"):
+        run(SweepOptions(delete=True, older_than=timedelta(0), **options), console)
+    with pytest.raises(ConfigError, match="'a b': use 1 to 64 letters"):
+        run(SweepOptions(delete=True, older_than=timedelta(0), instance="a b", **options), console)
+    options["instance"] = INSTANCE_NAME
     left = abandoned(client, "a [red]dag[/red]", "r")
+    others = abandoned(client, "a", "r", batchwrap_instance="production")
     run(SweepOptions(delete=True, older_than=timedelta(days=1), **options), console)
     assert ("pool", left) in living(client)
     capsys.readouterr()
@@ -163,7 +199,11 @@ def test_the_command_without_an_airflow_goes_by_age_alone(
     shown = capsys.readouterr().out
     (row,) = [line.split() for line in shown.splitlines() if left in line]
     assert row[:6] == ["would", "go", "pool", left, "a", "[red]dag[/red]"]
+    (row,) = [line.split() for line in shown.splitlines() if others in line]
+    assert (row[0], row[-5:]) == ("stays", ["made", "by", "the", "Airflow", "'production'"])
     assert "nothing was removed" in shown
     assert ("pool", left) in living(client)
     run(SweepOptions(delete=True, older_than=timedelta(0), **options), console)
     assert ("pool", left) not in living(client)
+    assert ("pool", others) in living(client)
+    client.begin_delete_pool(others)

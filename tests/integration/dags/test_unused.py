@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_batchwrap.naming import Maker
+from airflow_batchwrap.naming import INSTANCE, Maker
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
@@ -46,7 +46,7 @@ def expire_one(hook: BatchWrapHook, ref: BlobRef) -> None:
 
 
 def look(hook: BatchWrapHook, container: str, unused_for: timedelta = NOW) -> OwnContainer:
-    (marks,) = [marks for name, marks in hook.own_containers() if name == container]
+    (marks,) = [marks for name, marks, _ in hook.own_containers() if name == container]
     return hook.find_unused(container, marks, unused_for)
 
 
@@ -182,7 +182,7 @@ def test_containers_of_others_are_not_looked_at(hook: BatchWrapHook, dag_id: str
     for name in (results, stranger):
         hook.ensure_container(name)
         hook.upload_bytes(name, "calls/a", b"a")
-    assert not {results, stranger} & {name for name, _ in hook.own_containers()}
+    assert not {results, stranger} & {name for name, _, _ in hook.own_containers()}
 
 
 def test_containers_of_another_airflow_are_left_alone(bench: Bench, hook: BatchWrapHook, dag_id: str) -> None:
@@ -191,11 +191,17 @@ def test_containers_of_another_airflow_are_left_alone(bench: Bench, hook: BatchW
     theirs = hook.upload_bytes(hook.own_container(maker(dag_id, "another"), "inputs"), "calls/a", b"a")
     ours = upload(hook, dag_id)
     assert theirs.container != ours.container
+    nobodys, marks = f"batchwrap-in-{dag_id}-old", maker(dag_id).container_marks("0", "inputs")
+    hook.ensure_container(nobodys, {name: value for name, value in marks.items() if name != INSTANCE})
     expire(hook, theirs.container)
     expire(hook, ours.container)
     rows = bench.run(bench.make(SweepOrphansOperator, unused_for=NOW, delete=True))
     assert ours.container in {row["entity_id"] for row in rows}
-    assert theirs.container not in {row["entity_id"] for row in rows}
+    (left,) = [row for row in rows if row["entity_id"] == theirs.container]
+    assert (left["goes"], left["removed"], left["why"]) == (False, False, "made by the Airflow 'another'")
+    assert (left["dag_id"], left["instance"]) == (dag_id, "another")
+    (left,) = [row for row in rows if row["entity_id"] == nobodys]
+    assert (left["goes"], left["why"]) == (False, "bears no instance")
     assert names(hook, theirs.container) == {theirs.blob}
 
 

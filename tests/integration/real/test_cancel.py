@@ -148,7 +148,11 @@ def sweep(play: Play) -> list[str]:
         return "over" if play.stack.client.run_state(dag_id, run_id) in ("success", "failed") else "live"
 
     hook = BatchWrapHook()
-    own = [finding for finding in sweep.look(hook, state_of) if finding.run_id == play.run_id]
+    own = [
+        finding
+        for finding in sweep.look(hook, state_of, os.environ["AIRFLOW__BATCHWRAP__INSTANCE"])
+        if finding.run_id == play.run_id
+    ]
     return sorted(finding.noun for finding in sweep.remove(hook, own) if finding.removed)
 
 
