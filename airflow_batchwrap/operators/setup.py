@@ -207,13 +207,13 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         """Remove what this set-up made: after a set-up that failed, Airflow runs no teardown.
 
         What another try goes on with stays. So does what the set-up has returned before, when it succeeded and was
-        cleared after that: steps that were not cleared may run there. It empties itself, and the sweep removes it.
+        cleared after that, while steps that were not cleared run there. It empties itself, and the sweep removes it.
         """
         if work.ended:
             if was_ended_for_good(work.ended):
                 self._remove(work)
         elif not is_tried_again(error, work.context):
-            self._remove(work, spare=self._returned(work))
+            self._remove(work, spare=self._still_used(work))
 
     # --- the parts
 
@@ -244,11 +244,17 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
             work.workspace = opening.workspace(work.workspace, archive, files)
         push_pool_links(context, self.hook, work.workspace)
 
-    @staticmethod
-    def _returned(work: SetUpTry) -> list[str]:
-        """Return the ids of the pool and the job that an earlier try has returned."""
+    def _still_used(self, work: SetUpTry) -> list[str]:
+        """Return the ids of the pool and the job that an earlier try has returned, where Batch tasks run there."""
         stored: Any = work.context["task_state_store"].get(_RETURNED)
-        return [str(item) for item in stored] if isinstance(stored, list) else []
+        if not isinstance(stored, list):
+            return []
+        pool_id, job_id = map(str, stored)
+        try:
+            return [pool_id, job_id] if self.hook.has_work(job_id) else []
+        except BatchWrapError as error:
+            self.log.warning("%s So pool %s stays: steps may run there.", error, pool_id)
+            return [pool_id, job_id]
 
     def _remove(self, work: SetUpTry, spare: Collection[str] = ()) -> None:
         """Remove what this task made in this run.

@@ -81,7 +81,7 @@ def test_a_set_up_whose_worker_died_is_gone_on_with_and_so_is_a_cleared_one(benc
 def test_a_set_up_that_fails_leaves_nothing_and_the_next_try_is_not_in_its_way(
     bench: Bench, own: Own, client: BatchClient
 ) -> None:
-    from airflow_batchwrap import PoolError
+    from airflow_batchwrap import NoCapacity, PoolError
 
     for deferrable in (True, False):
         operator = create(
@@ -95,9 +95,11 @@ def test_a_set_up_that_fails_leaves_nothing_and_the_next_try_is_not_in_its_way(
             with pytest.raises(PoolError, match="exit code 3"):
                 bench.run(operator, try_number=number)
             assert own() == set()
-    with pytest.raises(PoolError, match=r"not ready within 0.0167 min.*Raise pool_wait_timeout"):
-        bench.run(create(bench, task_id="late", pool_config={"start_task": "sleep 30", "pool_wait_timeout": "1 s"}))
-    assert own() == set()
+    late = create(bench, task_id="late", pool_config={"start_task": "sleep 30", "pool_wait_timeout": "1 s"}, retries=1)
+    for number, left in ((1, 2), (2, 0)):
+        with pytest.raises(NoCapacity, match=r"not ready within 0.0167 min.*Raise pool_wait_timeout"):
+            bench.run(late, try_number=number)
+        assert len(own()) == left
 
 
 def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Bench, own: Own) -> None:
@@ -111,6 +113,23 @@ def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Bench, o
     with pytest.raises(ConfigError, match=r"gone\.txt"):
         bench.run(operator, try_number=2, cleared=1)
     assert own() == set()
+
+
+def test_a_cleared_set_up_that_fails_leaves_what_other_steps_run_on(bench: Bench, own: Own) -> None:
+    from airflow_batchwrap import ConfigError, RunBatchTaskOperator
+
+    operator = create(bench, retries=1)
+    workspace = bench.run(operator)
+    shut, gate = bench.gate()
+    step = bench.make(RunBatchTaskOperator, "sibling", command=f"{shut}; echo 7", workspace=workspace)
+    sibling = bench.submit(step)
+    operator.inputs = "gone.txt"
+    with pytest.raises(ConfigError, match=r"gone\.txt"):
+        bench.run(operator, try_number=2, cleared=1)
+    assert own() == both(workspace)
+    gate.touch()
+    assert sibling.finish() == "7"
+    delete(bench, workspace)
 
 
 def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Bench, own: Own, pool: str) -> None:

@@ -238,8 +238,8 @@ def test_a_set_up_that_meets_the_quota_says_so_and_its_last_try_removes_what_it_
 ) -> None:
     from airflow_batchwrap import CreatePoolOperator, NoCapacity
 
-    config = {"target_dedicated_nodes": 3}
-    more = {"deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
+    config = {"target_dedicated_nodes": 3, "pool_wait_timeout": "4 s"}
+    more: dict[str, Any] = {"deferrable": deferrable, "inline_wait": 0 if deferrable else 10}
     operator, living = bench.make(CreatePoolOperator, pool_config=config, retries=1, **more), "state eq 'active'"
     for number, left in ((1, 1), (2, 0)):
         with pytest.raises(NoCapacity, match=r"2 of the 3 nodes.*AccountCoreQuotaReached.*min_nodes"):
