@@ -22,6 +22,7 @@ from airflow_batchwrap.operators.pool import (
 from airflow_batchwrap.operators.results import FetchResultsOperator
 from airflow_batchwrap.operators.setup import SetUpOperator
 from airflow_batchwrap.operators.step import RunBatchTaskOperator
+from airflow_batchwrap.steps import Stage
 
 
 class _FromFarAbove(PlainXComArg):
@@ -84,73 +85,108 @@ class BatchWorkflow(TaskGroup):
         # Relative paths are relative to the DAG file.
         folder = Path(self.dag.fileloc).resolve().parent
         found = step_files.discover(folder / steps)
-        if config is None and isinstance(pool_config, str | Path):
-            config = pool_config  # one batch.json holds both
-        how = config if isinstance(config, WorkflowConfig) else self._config(folder, config)
-        places = how.to_dict(defaults=True)  # templates as they are: the tasks render them
         # Read now, so that a wrong key is an import error of the DAG and not the failure of a run.
-        if isinstance(pool_config, str | Path):
-            pool_config = PoolConfig.from_json(folder / pool_config)
-        elif isinstance(pool_config, Mapping):
-            pool_config = PoolConfig.from_dict(pool_config)
-        every = {name: places[name] for name in BatchWrapOperator.setting_names}
-        common = {"dag": self.dag, "deferrable": deferrable, **every, **(task_args or {})}
-        if "weight_rule" not in self.default_args | self.dag.default_args:
-            # Where workers are short: what ends a run makes room, and a set-up only asks for it.
-            common.setdefault("weight_rule", "upstream")
-        of_setup = {name: places[name] for name in SetUpOperator.setting_names if name not in every}
-        of_clean_up = {name: places[name] for name in DeletePoolOperator.setting_names if name not in every}
-        of_step = {name: places[name] for name in RunBatchTaskOperator.setting_names if name not in every}
+        self._settings = self._read_settings(folder, config, pool_config)
+        pool = self._read_pool(folder, pool_config)
+        self._every = self._for_every_task(deferrable, task_args or {})
         with self:
             self.set_up = self._set_up(
-                pool_config,
+                pool,
                 pool_id,
                 repurpose,
                 steps=str(folder / steps),
                 inputs=inputs,
                 expected_steps=[step.file for step in found.steps],
-                **{**of_setup, **common},
+                **self._for_tasks_of(SetUpOperator),
             )
-            workspace: XComArg = self.set_up.output
-            self.steps: dict[str, RunBatchTaskOperator] = {}
-            before: list[BaseOperator] = [self.set_up]
-            passed_on: dict[str, Any] = {"args": args}
-            for stage in found.stages:
-                # What a step is given puts it in order: the first stage after the set-up by its workspace, each other
-                # one after the stage before by its value.
-                tasks: list[BaseOperator] = []
-                for step in stage.steps:
-                    self.steps[step.name] = task = RunBatchTaskOperator(
-                        task_id=step.name,
-                        step=step.file,
-                        workspace=workspace,
-                        secrets=secrets,
-                        **{**of_step, **common},
-                        **passed_on,
-                    )
-                    tasks.append(task)
-                before = tasks
-                outputs = [task.output for task in tasks]
-                passed_on = {"value": outputs[0] if len(outputs) == 1 else outputs}
-                workspace = _FromFarAbove(self.set_up)
-            #: What the workflow returns: the last step's value, or the last stage's list.
-            self.output: XComArg | list[XComArg] = passed_on["value"]
-            last = before
+            last = self._chain(found.stages, args, secrets)
             if results is not None:
-                self.fetch = FetchResultsOperator(
-                    task_id="fetch_results", workspace=workspace, to=str(results), include=include, **common
+                last = [self._fetch_after(last, to=str(results), include=include)]
+            self.clean_up = self._clean_up_after(last)
+
+    # --- what the tasks are given
+
+    @staticmethod
+    def _read_settings(folder: Path, config: WorkflowConfig | str | Path | None, pool_config: object) -> dict[str, Any]:
+        """Return the times, numbers and places; templates as they are: the tasks render them."""
+        if config is None and isinstance(pool_config, str | Path):
+            config = pool_config  # one batch.json holds both
+        if config is None:
+            config = WorkflowConfig()
+        elif not isinstance(config, WorkflowConfig):
+            config = WorkflowConfig.from_json(folder / config)
+        return config.to_dict(defaults=True)
+
+    @staticmethod
+    def _read_pool(folder: Path, given: PoolConfig | Mapping[str, Any] | str | Path | None) -> PoolConfig | None:
+        if isinstance(given, str | Path):
+            return PoolConfig.from_json(folder / given)
+        return PoolConfig.from_dict(given) if isinstance(given, Mapping) else given
+
+    def _for_every_task(self, deferrable: bool, task_args: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {name: self._settings[name] for name in BatchWrapOperator.setting_names}
+        every = {"dag": self.dag, "deferrable": deferrable, **settings, **task_args}
+        if "weight_rule" not in self.default_args | self.dag.default_args:
+            # Where workers are short: what ends a run makes room, and a set-up only asks for it.
+            every.setdefault("weight_rule", "upstream")
+        return every
+
+    def _for_tasks_of(self, kind: type[BatchWrapOperator]) -> dict[str, Any]:
+        """Return the keyword arguments of an operator that are settings of the workflow, and those of every task."""
+        return {**{name: self._settings[name] for name in kind.setting_names}, **self._every}
+
+    # --- the tasks
+
+    def _chain(self, stages: Sequence[Stage], args: Any, secrets: Mapping[str, str] | None) -> list[BaseOperator]:
+        """Make a task for each step; return those of the last stage.
+
+        What a step is given puts it in order: the first stage after the set-up by its workspace, each other one after
+        the stage before by its value.
+        """
+        workspace: XComArg = self.set_up.output
+        passed_on: dict[str, Any] = {"args": args}
+        self.steps: dict[str, RunBatchTaskOperator] = {}
+        last: list[BaseOperator] = [self.set_up]
+        for stage in stages:
+            last = []
+            for step in stage.steps:
+                self.steps[step.name] = task = RunBatchTaskOperator(
+                    task_id=step.name,
+                    step=step.file,
+                    workspace=workspace,
+                    secrets=secrets,
+                    **self._for_tasks_of(RunBatchTaskOperator),
+                    **passed_on,
                 )
-                for step_task in before:
-                    step_task >> self.fetch
-                last = [self.fetch]
-            self.clean_up = DeletePoolOperator(
-                task_id="clean_up", workspace=self.set_up.output, **{**of_clean_up, **common}
-            )
-            # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
-            # In one go: Airflow looks at the whole DAG for each call.
-            self.clean_up.set_upstream(list(dict.fromkeys([*self.steps.values(), *last])))
-            # Without this a failed clean-up would fail a run whose results are fetched.
-            self.clean_up.as_teardown(setups=self.set_up, on_failure_fail_dagrun=False)
+                last.append(task)
+            outputs = [task.output for task in last]
+            passed_on = {"value": outputs[0] if len(outputs) == 1 else outputs}
+            workspace = _FromFarAbove(self.set_up)
+        #: What the workflow returns: the last step's value, or the last stage's list.
+        self.output: XComArg | list[XComArg] = passed_on["value"]
+        return last
+
+    def _fetch_after(self, last: Sequence[BaseOperator], **what: Any) -> FetchResultsOperator:
+        self.fetch = FetchResultsOperator(
+            task_id="fetch_results",
+            workspace=_FromFarAbove(self.set_up),
+            **self._for_tasks_of(FetchResultsOperator),
+            **what,
+        )
+        for task in last:
+            task >> self.fetch
+        return self.fetch
+
+    def _clean_up_after(self, last: Sequence[BaseOperator]) -> DeletePoolOperator:
+        clean_up = DeletePoolOperator(
+            task_id="clean_up", workspace=self.set_up.output, **self._for_tasks_of(DeletePoolOperator)
+        )
+        # After each step, not the last ones alone: when one of a stage fails, its siblings are still at work.
+        # In one go: Airflow looks at the whole DAG for each call.
+        clean_up.set_upstream(list(dict.fromkeys([*self.steps.values(), *last])))
+        # Without this a failed clean-up would fail a run whose results are fetched.
+        clean_up.as_teardown(setups=self.set_up, on_failure_fail_dagrun=False)
+        return clean_up
 
     @staticmethod
     def _set_up(
@@ -164,7 +200,3 @@ class BatchWorkflow(TaskGroup):
         if repurpose:
             return RepurposePoolOperator(task_id="repurpose_pool", pool_id=pool_id, **kwargs)
         return UsePoolOperator(task_id="use_pool", pool_id=pool_id, **kwargs)
-
-    @staticmethod
-    def _config(folder: Path, given: str | Path | None) -> WorkflowConfig:
-        return WorkflowConfig() if given is None else WorkflowConfig.from_json(folder / given)

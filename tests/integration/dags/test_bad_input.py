@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from azure.batch import BatchClient
+
     from airflow_batchwrap.local.runner import LocalService
+    from tests.support.bench import Bench
 
 Workflow = Callable[..., Any]
 Left = Callable[[], list[str]]
@@ -201,3 +204,24 @@ def test_a_wrong_set_up_is_one_import_error(dags_folder: Path, airflow_home: Pat
     (error,) = bag.import_errors.values()
     assert "ConfigError" in error
     assert said in error.splitlines()[-1] + error
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("kind", ["step", "manifest"])
+def test_more_slots_than_a_node_has_are_refused_at_once(
+    bench: Bench, pool: str, client: BatchClient, kind: str, alone: bool
+) -> None:
+    from airflow_batchwrap import ConfigError, RunBatchManifestOperator, RunBatchTaskOperator, UsePoolOperator
+
+    where: dict[str, Any] = {"pool_id": pool}
+    if not alone:
+        where = {"workspace": bench.run(bench.make(UsePoolOperator, "use", pool_id=pool))}
+    work: Any
+    if kind == "step":
+        work = bench.make(RunBatchTaskOperator, "work", command="true", task_slots=3, **where)
+    else:
+        work = bench.make(RunBatchManifestOperator, "work", manifest=[{"command": "true"}], task_slots=3, **where)
+    with pytest.raises(ConfigError, match=r"takes 3 task slots.*has only 2.*Lower task_slots"):
+        bench.run(work)
+    jobs = [job.id for job in client.list_jobs(filter=f"startswith(id, '{bench.dag.dag_id}-work')")]
+    assert jobs == []
