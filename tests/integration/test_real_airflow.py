@@ -30,7 +30,7 @@ from azure.storage.blob import BlobServiceClient
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.hooks.models import pool_options
 from airflow_batchwrap.local import runner
-from airflow_batchwrap.naming import MAKER
+from airflow_batchwrap.naming import INSTANCE, MAKER
 from airflow_batchwrap.stack import azurite, report, state
 from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 from airflow_batchwrap.stack.state import Record
@@ -219,24 +219,40 @@ def test_the_sweep_removes_what_a_run_left(up: Up, quickstart: report.Run, monke
     service = runner.attach(up.cwd / ".batchwrap/up/batch")
     assert service is not None
     client = BatchClient(service.url, AzureNamedKeyCredential(service.account, service.key))
-    for name, run_id in (("orphan", quickstart.run_id), ("unknown", "another Airflow's")):
-        marks = {MAKER: "x", "dag_id": quickstart.dag_id, "run_id": run_id}
-        client.create_pool(pool_options(name, PoolConfig(), "batch.node.ubuntu 24.04", marks))
     extra = {"account_url": service.url}
     connection = {"conn_type": "azure_batch", "login": service.account, "password": service.key, "extra": extra}
     monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps(connection))
     monkeypatch.setenv("BATCHWRAP_AIRFLOW_URL", up.record.addresses["airflow"])
     monkeypatch.setenv("BATCHWRAP_AIRFLOW_PASSWORD", up.password)
+    first = batchwrap("sweep", "--user", "admin", cwd=up.cwd)
+    shown = re.search(r"What the Airflow '(\w+)' made", first.stdout)
+    assert shown, first
+    for name, run_id, instance in (
+        ("orphan", quickstart.run_id, shown[1]),
+        ("unknown", "a run of long ago", shown[1]),
+        ("others", quickstart.run_id, "the-other"),
+        ("nobodys", quickstart.run_id, ""),
+    ):
+        marks = {
+            MAKER: "x",
+            "dag_id": quickstart.dag_id,
+            "run_id": run_id,
+            **({INSTANCE: instance} if instance else {}),
+        }
+        client.create_pool(pool_options(name, PoolConfig(), "batch.node.ubuntu 24.04", marks))
 
     dry = batchwrap("sweep", "--user", "admin", cwd=up.cwd)
     assert dry.returncode == 0, dry
-    assert "2 pools and jobs of batchwrap: 1 would go, 1 of them stay; nothing was removed" in dry.stdout
+    summary = "4 pools and jobs of batchwrap: 1 would go, 3 of them stay (2 not this Airflow's); nothing was removed"
+    assert summary in dry.stdout
     assert re.search(r"^would go +pool orphan .*its run is over", dry.stdout, re.MULTILINE)
     assert re.search(r"^stays +pool unknown .*not known to this Airflow", dry.stdout, re.MULTILINE)
     done = batchwrap("sweep", "--user", "admin", "--delete", cwd=up.cwd)
     assert re.search(r"^removed +pool orphan ", done.stdout, re.MULTILINE), done
-    assert [pool.id for pool in client.list_pools(filter="state eq 'active'")] == ["unknown"]
-    client.begin_delete_pool("unknown")
+    left = [pool.id for pool in client.list_pools(filter="state eq 'active'")]
+    assert left == ["nobodys", "others", "unknown"]
+    for name in left:
+        client.begin_delete_pool(name)
     client.close()
 
 
