@@ -88,6 +88,7 @@ class BatchWorkflow(TaskGroup):
         # Read now, so that a wrong key is an import error of the DAG and not the failure of a run.
         self._settings = self._read_settings(folder, config, pool_config)
         pool = self._read_pool(folder, pool_config)
+        self._check_slots(pool)
         self._every = self._for_every_task(deferrable, task_args or {})
         with self:
             self.set_up = self._set_up(
@@ -122,6 +123,18 @@ class BatchWorkflow(TaskGroup):
         if isinstance(given, str | Path):
             return PoolConfig.from_json(folder / given)
         return PoolConfig.from_dict(given) if isinstance(given, Mapping) else given
+
+    def _check_slots(self, pool: PoolConfig | None) -> None:
+        """Refuse steps that no node of the run's own pool has the slots for, as far as both numbers are known by now."""
+        wanted = self._settings["task_slots"]
+        if pool is None or not isinstance(wanted, int) or "task_slots_per_node" in pool.late_keys:
+            return
+        if wanted > pool.task_slots_per_node:
+            raise ConfigError(
+                f"BatchWorkflow {self.group_id!r}: task_slots = {wanted} is more than the {pool.task_slots_per_node} "
+                "that a node of its pool has (task_slots_per_node): its steps would wait for ever. Lower the first, or "
+                "raise the second."
+            )
 
     def _for_every_task(self, deferrable: bool, task_args: Mapping[str, Any]) -> dict[str, Any]:
         settings = {name: self._settings[name] for name in BatchWrapOperator.setting_names}

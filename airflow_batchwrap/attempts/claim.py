@@ -78,6 +78,7 @@ class Claim:
         :raises TryAgain: an earlier one of that id is still being deleted.
         """
         if self._made(entity_id):
+            self.log.info("Made %s %s", self.noun, entity_id)
             return entity_id
         there = next((item for item in self.find(entity_id) if item.entity_id.lower() == entity_id.lower()), None)
         if there is not None and self._fits(there):

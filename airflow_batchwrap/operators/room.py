@@ -61,7 +61,8 @@ class RoomOperator(WaitingOperator[W, E]):
             pause = pause_for_room(work.asked, self.settings.poll_interval.total_seconds())
             pause = min(pause, work.deadline.left)
             work.asked, work.again_at = work.asked + 1, time.time() + pause
-            self.log.warning("%s Asking again in %.0f s.", error, pause)
+            if pause:
+                self.log.warning("%s Asking again in %.3g s.", error, pause)
             return None
         if work.refused:
             self.log.info("There is room now")

@@ -8,6 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from airflow.sdk import DAG
 
@@ -138,7 +140,9 @@ four = BatchWorkflow("four", steps="steps", pool_config={}, dag=dag, deferrable=
 
 def test_the_workflow_section_of_the_pools_file_counts(dags_folder: Path) -> None:
     steps(dags_folder / "steps", "1_a.py")
-    (dags_folder / "batch.json").write_text('{"workflow": {"job_wall_clock": "3 days", "task_slots": 2}}')
+    (dags_folder / "batch.json").write_text(
+        '{"task_slots_per_node": 2, "workflow": {"job_wall_clock": "3 days", "task_slots": 2}}'
+    )
     dag = parse(
         dags_folder,
         'with DAG("flow", schedule=None):\n    BatchWorkflow("w", steps="steps", pool_config="batch.json")\n',
@@ -147,6 +151,18 @@ def test_the_workflow_section_of_the_pools_file_counts(dags_folder: Path) -> Non
     assert (step.settings.job_wall_clock, step.settings.task_slots) == (timedelta(days=3), 2)
     set_up: Any = dag.get_task("w.create_pool")
     assert set_up.settings.job_wall_clock == timedelta(days=3)
+
+
+def test_slots_that_no_node_has_are_an_import_error(dags_folder: Path) -> None:
+    steps(dags_folder / "steps", "1_a.py")
+    body = """
+with DAG("flow", schedule=None) as dag:
+    BatchWorkflow("one", steps="steps", pool_config={}, config=WorkflowConfig(task_slots=SLOTS))
+"""
+    with pytest.raises(AssertionError, match=r"task_slots = 2 is more than the 1 that a node of its pool has"):
+        parse(dags_folder, body.replace("SLOTS", "2"))
+    # What is known only when a task runs is judged then.
+    assert "one.1_a" in parse(dags_folder, body.replace("SLOTS", "'{{ params.slots }}'")).task_ids
 
 
 def test_parsing_loads_nothing_of_azure(dags_folder: Path) -> None:
