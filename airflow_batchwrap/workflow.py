@@ -125,7 +125,7 @@ class BatchWorkflow(TaskGroup):
         return PoolConfig.from_dict(given) if isinstance(given, Mapping) else given
 
     def _check_slots(self, pool: PoolConfig | None) -> None:
-        """Refuse steps that no node of the run's own pool has the slots for, as far as both numbers are known by now."""
+        """Refuse steps that take more slots than a node of the run's own pool has, as far as both are known by now."""
         wanted = self._settings["task_slots"]
         if pool is None or not isinstance(wanted, int) or "task_slots_per_node" in pool.late_keys:
             return

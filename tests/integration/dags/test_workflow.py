@@ -153,16 +153,19 @@ def test_the_workflow_section_of_the_pools_file_counts(dags_folder: Path) -> Non
     assert set_up.settings.job_wall_clock == timedelta(days=3)
 
 
-def test_slots_that_no_node_has_are_an_import_error(dags_folder: Path) -> None:
+def test_slots_that_no_node_has_are_an_error_at_parse(dags_folder: Path) -> None:
+    from airflow.sdk import DAG
+
+    from airflow_batchwrap import BatchWorkflow, ConfigError, WorkflowConfig
+
     steps(dags_folder / "steps", "1_a.py")
-    body = """
-with DAG("flow", schedule=None) as dag:
-    BatchWorkflow("one", steps="steps", pool_config={}, config=WorkflowConfig(task_slots=SLOTS))
-"""
-    with pytest.raises(AssertionError, match=r"task_slots = 2 is more than the 1 that a node of its pool has"):
-        parse(dags_folder, body.replace("SLOTS", "2"))
-    # What is known only when a task runs is judged then.
-    assert "one.1_a" in parse(dags_folder, body.replace("SLOTS", "'{{ params.slots }}'")).task_ids
+    given: dict[str, Any] = {"steps": dags_folder / "steps", "pool_config": {}}
+    with DAG("flow", schedule=None):
+        with pytest.raises(ConfigError, match=r"task_slots = 2 is more than the 1 that a node of its pool has"):
+            BatchWorkflow("one", config=WorkflowConfig(task_slots=2), **given)
+        # What is known only when a task runs is judged then.
+        late = BatchWorkflow("two", config=WorkflowConfig(task_slots="{{ params.slots }}"), **given)
+    assert late.steps["1_a"].task_slots == "{{ params.slots }}"
 
 
 def test_parsing_loads_nothing_of_azure(dags_folder: Path) -> None:
