@@ -249,7 +249,7 @@ def test_the_sweep_removes_what_a_run_left(up: Up, quickstart: report.Run, monke
     assert re.search(r"^stays +pool unknown .*not known to this Airflow", dry.stdout, re.MULTILINE)
     done = batchwrap("sweep", "--user", "admin", "--delete", cwd=up.cwd)
     assert re.search(r"^removed +pool orphan ", done.stdout, re.MULTILINE), done
-    left = [pool.id for pool in client.list_pools(filter="state eq 'active'")]
+    left = sorted(pool.id for pool in client.list_pools(filter="state eq 'active'"))
     assert left == ["nobodys", "others", "unknown"]
     for name in left:
         client.begin_delete_pool(name)

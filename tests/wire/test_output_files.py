@@ -182,10 +182,11 @@ def test_large_file_goes_up_in_blocks(wire: Wire, job: str, box: Box) -> None:
     assert box.blobs()["big"] == b"0123456789abcdef" * (size // 16)
 
 
-def test_output_of_a_task_that_was_ended_goes_up(wire: Wire, job: str, box: Box) -> None:
-    task = wire.add(job, "/bin/sh -c 'echo so far; sleep 60'", output_files=[output(box.url, "../stdout.txt", "log")])
-    wire.state(job, task, "running")
-    wire.until(lambda: wire.client.get_task_file_properties(job, task, "stdout.txt").content_length)
+def test_output_of_a_task_that_was_ended_goes_up(wire: Wire, job: str, box: Box, tmp_path: Path) -> None:
+    printed = tmp_path / "printed"
+    command = f"/bin/sh -c 'echo so far; touch {printed}; sleep 60'"
+    task = wire.add(job, command, output_files=[output(box.url, "../stdout.txt", "log")])
+    wire.until(printed.exists)
     wire.client.terminate_task(job, task)
     ended = wire.state(job, task, "completed")
     failure = info_of(ended).failure_info
