@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from airflow_batchwrap.triggers.base import WaitTrigger
 
+_SHORTEST_SAID = 0.5  # seconds
+
 
 class RoomOperator(WaitingOperator[W, E]):
     """The part of a waiting operator that begins again where there was no room.
@@ -61,8 +63,8 @@ class RoomOperator(WaitingOperator[W, E]):
             pause = pause_for_room(work.asked, self.settings.poll_interval.total_seconds())
             pause = min(pause, work.deadline.left)
             work.asked, work.again_at = work.asked + 1, time.time() + pause
-            if pause:
-                self.log.warning("%s Asking again in %.3g s.", error, pause)
+            if pause >= _SHORTEST_SAID:  # else the time is over, and the error says so
+                self.log.warning("%s Asking again in %.0f s.", error, pause)
             return None
         if work.refused:
             self.log.info("There is room now")
