@@ -118,9 +118,12 @@ def test_times_pass_as_on_azure(services: Services, tmp_path: Path) -> None:
 
     assert within(pool.creation_time, pool.allocation_state_transition_time, 72)
     assert within(node.allocation_time, node.state_transition_time, 20)
-    done = wire.run(wire.job(name), "/bin/true")
-    assert done.execution_info is not None
-    assert within(done.creation_time, done.execution_info.start_time, 0.85)
+    # The second is added while the first one's end, which frees a slot, has the pool looked at again.
+    job = wire.job(name)
+    for _ in range(2):
+        done = wire.run(job, "/bin/true")
+        assert done.execution_info is not None
+        assert within(done.creation_time, done.execution_info.start_time, 0.85)
     wire.service.stop()
 
 

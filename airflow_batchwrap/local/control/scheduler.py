@@ -93,6 +93,11 @@ class Scheduler:
         task = job.ready.first(max(pool.slots - node.used for node in free))
         if task is None:
             return None
+        wait = self._world.pace.here(self._world.pace.task)
+        if wait and times.now() - task.created < wait:
+            # It was added while an earlier event's wait ran; those behind it are newer still.
+            self.kick(pool.id)
+            return None
         manager = _manager(task)
         fitting = [node for node in free if pool.slots - node.used >= needed(task, node)]
         if manager is not None and not manager["allowLowPriorityNode"]:
