@@ -85,6 +85,18 @@ def runs(pid: int) -> bool:
 
 
 @pytest.fixture
+def hangup() -> Iterator[Callable[[signal.Handlers], None]]:
+    """Say what services begin with at SIGHUP, which is handed on: under nohup these tests were told to ignore it."""
+    before = signal.getsignal(signal.SIGHUP)
+
+    def begin_with(handler: signal.Handlers) -> None:
+        signal.signal(signal.SIGHUP, handler)
+
+    yield begin_with
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
 def escape(tmp_path: Path) -> Iterator[Escape]:
     made = Escape(tmp_path / "pids", tmp_path / "escape.py")
     made.folder.mkdir()
@@ -121,7 +133,10 @@ def test_deleted_task_takes_along_what_escaped(wire: Wire, job: str, escape: Esc
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_service_takes_along_what_escaped(own: Callable[[], Wire], escape: Escape, how: signal.Signals) -> None:
+def test_service_takes_along_what_escaped(
+    own: Callable[[], Wire], escape: Escape, how: signal.Signals, hangup: Callable[[signal.Handlers], None]
+) -> None:
+    hangup(signal.SIG_DFL)
     wire = own()
     wire.add(wire.job(wire.pool()), escape.command())
     wire.until(lambda: len(escape.pids()) == 3)
@@ -133,6 +148,16 @@ def test_service_takes_along_what_escaped(own: Callable[[], Wire], escape: Escap
         assert escape.alive() == []
     # A service that is killed leaves it to its helper, which sees that.
     wire.until(lambda: not escape.alive())
+
+
+def test_service_under_nohup_outlives_its_terminal(
+    own: Callable[[], Wire], hangup: Callable[[signal.Handlers], None]
+) -> None:
+    hangup(signal.SIG_IGN)
+    wire = own()
+    os.kill(wire.service.pid, signal.SIGHUP)
+    assert wire.run(wire.job(wire.pool()), "/bin/true").execution_info is not None
+    wire.service.stop()
 
 
 def test_service_that_was_killed_with_its_helper_finds_what_escaped(own: Callable[[], Wire], escape: Escape) -> None:
