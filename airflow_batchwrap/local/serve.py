@@ -26,7 +26,7 @@ from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
-from airflow_batchwrap.local.state.store import StoreError
+from airflow_batchwrap.local.store import StoreError
 from airflow_batchwrap.local.tls import TlsFiles
 from airflow_batchwrap.local.turns import Turns
 
