@@ -41,6 +41,9 @@ Trust = Annotated[
 ]
 Role = Annotated[str, typer.Option(help="What the managed identity may do: contributor, submitter, reader or none.")]
 AccessLog = Annotated[Path | None, typer.Option(help="File for a line about each request, without its query.")]
+Turns = Annotated[
+    Path | None, typer.Option(hidden=True, help="File for a line about each turn of the loop that took 10 ms or more.")
+]
 Quota = Annotated[str, typer.Option(help="What the account may have, such as jobs=10,pools=5,cores=20,spot-cores=8.")]
 
 
@@ -120,6 +123,7 @@ def serve(
     cert_key: CertKey = None,
     trust: Trust = None,
     role: Role = "contributor",
+    turns: Turns = None,
 ) -> None:
     """Serve in the foreground, until SIGINT, SIGTERM or SIGHUP."""
     from airflow_batchwrap.local import serve as serving
@@ -158,6 +162,7 @@ def serve(
                 tls=files,
                 trusted=[path.absolute() for path in trust or ()],
                 role=role,
+                turns=turns,
             )
     except HomeError as error:
         raise _fail(error) from None

@@ -26,8 +26,9 @@ from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
-from airflow_batchwrap.local.state.store import StoreError
+from airflow_batchwrap.local.store import StoreError
 from airflow_batchwrap.local.tls import TlsFiles
+from airflow_batchwrap.local.turns import Turns
 
 try:
     import uvloop
@@ -101,6 +102,7 @@ def serve(
     tls: TlsFiles | None = None,
     trusted: Sequence[Path] = (),
     role: str = "contributor",
+    turns: Path | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; all of the tasks' processes are ended then.
 
@@ -118,7 +120,8 @@ def serve(
     :param tls: what to speak TLS with; None for plain HTTP.
     :param trusted: certificates of more authorities that the nodes trust when they transfer files.
     :param role: of the managed identity on the account.
-    :raises HomeError: the state in the data directory cannot be read, or the access log cannot be written.
+    :param turns: a file for a line about each long turn of the loop (`turns.Turns`).
+    :raises HomeError: the state in the data directory cannot be read, or a file of lines cannot be written.
     """
     port = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
@@ -140,24 +143,56 @@ def serve(
         trusted=tuple(trusted),
     )
     Connection.request_time = request_time
+    with contextlib.ExitStack() as files:
+        log = _lines("access log", access_log, files, listener)
+        long_turns = _lines("file of long turns", turns, files, listener)
+        _run(config, home, listener, log, tls, long_turns)
+
+
+def _lines(what: str, path: Path | None, files: contextlib.ExitStack, listener: socket.socket) -> TextIO | None:
+    if path is None:
+        return None
     try:
-        log = access_log.open("a", buffering=1, encoding="ascii", errors="replace") if access_log else None
+        return files.enter_context(path.open("a", buffering=1, encoding="ascii", errors="replace"))
     except OSError as error:
         listener.close()
-        raise HomeError(f"The access log {access_log} cannot be written: {error.strerror}.") from None
+        raise HomeError(f"The {what} {path} cannot be written: {error.strerror}.") from None
+
+
+def _run(
+    config: Config,
+    home: Home,
+    listener: socket.socket,
+    log: TextIO | None,
+    tls: TlsFiles | None,
+    turns: TextIO | None,
+) -> None:
     try:
         with asyncio.Runner(loop_factory=_LOOP) as loop:
-            loop.run(_serve(config, home, listener, log, tls))
+            loop.run(_serve(config, home, listener, log, tls, turns))
     except StoreError as error:
         raise HomeError(str(error)) from None
     finally:
         home.forget_note()
         listener.close()
-        if log is not None:
-            log.close()
 
 
-async def _serve(config: Config, home: Home, listener: socket.socket, log: TextIO | None, tls: TlsFiles | None) -> None:
+async def _serve(
+    config: Config,
+    home: Home,
+    listener: socket.socket,
+    log: TextIO | None,
+    tls: TlsFiles | None,
+    turns: TextIO | None,
+) -> None:
+    watching = Turns(asyncio.get_running_loop(), turns).watching() if turns else contextlib.nullcontext()
+    with watching:
+        await _serve_world(config, home, listener, log, tls)
+
+
+async def _serve_world(
+    config: Config, home: Home, listener: socket.socket, log: TextIO | None, tls: TlsFiles | None
+) -> None:
     world = await open_world(config)
     server = _Server(
         uvicorn.Config(

@@ -12,7 +12,6 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_batchwrap.local import identity
-from airflow_batchwrap.local.api import jobs
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.signin import SignIn
 from airflow_batchwrap.local.control import recovery
@@ -27,7 +26,7 @@ from airflow_batchwrap.local.control.upkeep import Upkeep
 from airflow_batchwrap.local.control.world import Config, World
 from airflow_batchwrap.local.node import process
 from airflow_batchwrap.local.page.app import Page
-from airflow_batchwrap.local.state.store import Store
+from airflow_batchwrap.local.store import Store
 
 #: How long a stop waits for killed processes to be gone, in seconds.
 STOP_WAIT = 5.0
@@ -53,7 +52,7 @@ async def open_world(config: Config) -> World:
     world.autoscaler = Autoscaler(world)
     world.upkeep = Upkeep(world)
     world.job_control = Jobs(world)
-    world.schedule_control = Schedules(world, jobs.make)
+    world.schedule_control = Schedules(world)
     world.retention = Retention(world)
     recovery.load(world)
     await recovery.kill_leftovers(world)

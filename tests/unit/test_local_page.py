@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_batchwrap.local.model.entities import Job, Task
 from airflow_batchwrap.local.page import files, hide, ranges, render, tasks
 from airflow_batchwrap.local.page.files import Place
-from airflow_batchwrap.local.state.entities import Job, Task
 
 
 def follow(path: Path, cuts: list[int], content: bytes) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_batchwrap.local.state import transitions
-from airflow_batchwrap.local.state.entities import Job, Pool
-from airflow_batchwrap.local.state.transitions import IllegalTransition, Table
+from airflow_batchwrap.local.model import transitions
+from airflow_batchwrap.local.model.entities import Job, Pool
+from airflow_batchwrap.local.model.transitions import IllegalTransition, Table
 from airflow_batchwrap.local.wire import schema
 
 

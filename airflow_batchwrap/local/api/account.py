@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.state.entities import Node, Pool
+from airflow_batchwrap.local.model.entities import Node, Pool
 
 #: Images a real account lists, of which the local service takes any: publisher, offer, sku, agent, end of life.
 _IMAGES = (

@@ -14,7 +14,7 @@ from airflow_batchwrap.local.api import account, applications, files, jobs, node
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.api.connection import CUT
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.store import StoreError
+from airflow_batchwrap.local.store import StoreError
 from airflow_batchwrap.local.wire import auth, routes, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 

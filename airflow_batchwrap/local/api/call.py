@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Entity, Job, JobSchedule, Node, Pool, Task
+from airflow_batchwrap.local.model.entities import Entity, Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.wire import odata, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.wire.routes import Operation
@@ -21,7 +21,6 @@ PAGE = 1000
 #: How deep lists and objects of a request's body may be nested: three times what the deepest model needs.
 DEEPEST = 64
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 
 
@@ -321,40 +320,6 @@ def _depth(raw: bytes) -> int:
         elif token in b"]}":
             depth -= 1
     return deepest
-
-
-def legal_id(value: str, where: str = "id") -> str:
-    """Check a client's id.
-
-    :param value: the id.
-    :param where: the property it stands in.
-    :return: the id.
-    :raises BatchError: it is no legal id (Learn: at most 64 letters, digits, hyphens and underscores).
-    """
-    if not _ID.fullmatch(value):
-        raise BatchError(
-            "InvalidPropertyValue",
-            f"The value of {where} must be 1 to 64 letters, digits, hyphens and underscores.",
-            values={"PropertyName": where, "PropertyValue": value[:80]},
-        )
-    return value
-
-
-def number(body: Mapping[str, Any], name: str, low: int, high: int) -> None:
-    """Check that a number lies in its range.
-
-    :param body: what it stands in; it may be absent.
-    :param name: its name.
-    :param low: the lowest value allowed.
-    :param high: the highest.
-    :raises BatchError: it does not.
-    """
-    if name in body and not low <= body[name] <= high:
-        raise BatchError(
-            "InvalidPropertyValue",
-            f"The value of {name} must be from {low} to {high}.",
-            values={"PropertyName": name, "PropertyValue": str(body[name])},
-        )
 
 
 def _tagged(header: str, etag: str) -> bool:

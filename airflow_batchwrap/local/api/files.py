@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, moment
+from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.layout import OutsideError, inside, job_directory, leads_inside
-from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-import uuid
 from typing import Any
 
-from airflow_batchwrap.local.api import checks, pools, views
-from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
-from airflow_batchwrap.local.control import statistics
-from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Job, JobSchedule
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.api import views
+from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.control import making, statistics
+from airflow_batchwrap.local.model.entities import Job
+from airflow_batchwrap.local.model.rules import jobs as rules
+from airflow_batchwrap.local.model.rules.values import invalid, legal_id
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: States in which a job is over or about to be, with the error that says so.
 _OVER = {"terminating": "JobBeingTerminated", "deleting": "JobBeingDeleted", "completed": "JobCompleted"}
-
-#: Learn: BatchAutoPoolSpecification.autoPoolIdPrefix.
-MOST_PREFIX = 20
-
-_OWN_TASKS = ("jobManagerTask", "jobPreparationTask", "jobReleaseTask")
-#: What a job manager has that no other task has, and its id.
-_MANAGING = frozenset({"id", "killJobOnCompletion", "runExclusive", "allowLowPriorityNode"})
-
-#: What an update may change (BatchJobUpdateOptions) that has a default, with it.
-_DEFAULTS: dict[str, Any] = {
-    "priority": 0,
-    "maxParallelTasks": -1,
-    "allowTaskPreemption": False,
-    "onAllTasksComplete": "noaction",
-    "onTaskFailure": "noaction",
-    "usesTaskDependencies": False,
-}
 
 
 def open_job(call: Call) -> Job:
@@ -48,120 +29,10 @@ def open_job(call: Call) -> Job:
     return job
 
 
-def prepare(body: dict[str, Any], *, scheduled: bool = False) -> None:
-    """Check a job's body and fill in its defaults.
-
-    :param body: the body, but for the id.
-    :param scheduled: it is the specification of a job schedule's jobs.
-    :raises BatchError: something cannot be.
-    """
-    number(body, "priority", -1000, 1000)
-    number(body, "maxParallelTasks", -1, 2**31 - 1)
-    if body.get("maxParallelTasks") == 0:
-        raise checks.invalid("maxParallelTasks", "it must be -1 or at least 1.")
-    for name, value in _DEFAULTS.items():
-        body.setdefault(name, value)
-    body["constraints"] = {"maxWallClockTime": times.FOREVER, "maxTaskRetryCount": 0} | body.get("constraints", {})
-    number(body["constraints"], "maxTaskRetryCount", -1, 2**31 - 1)
-    _pool_info(body["poolInfo"], scheduled)
-    checks.environment(body, "commonEnvironmentSettings")
-    if "jobPreparationTask" in body:
-        checks.preparation_task(body["jobPreparationTask"])
-    if "jobReleaseTask" in body:
-        if "jobPreparationTask" not in body:
-            raise checks.invalid("jobReleaseTask", "it needs a jobPreparationTask.")
-        checks.release_task(body["jobReleaseTask"])
-    if "jobManagerTask" in body:
-        checks.manager_task(body["jobManagerTask"], body["constraints"]["maxTaskRetryCount"])
-    names = [body[kind]["id"].lower() for kind in _OWN_TASKS if kind in body]
-    if len(set(names)) < len(names):
-        raise checks.invalid("id", "the job's manager, preparation and release tasks must have ids of their own.")
-
-
-def _pool_info(pool: dict[str, Any], scheduled: bool) -> None:
-    specification = pool.get("autoPoolSpecification")
-    if specification is None:
-        if not pool.get("poolId"):
-            raise BatchError("MissingRequiredProperty", "The required property poolInfo.poolId is missing.")
-        return
-    where = "poolInfo.autoPoolSpecification"
-    if pool.get("poolId"):
-        raise checks.invalid("poolInfo", "it holds either a poolId or an autoPoolSpecification.")
-    if len(specification.get("autoPoolIdPrefix", "")) > MOST_PREFIX:
-        raise checks.invalid(f"{where}.autoPoolIdPrefix", f"it must be at most {MOST_PREFIX} characters long.")
-    if specification.get("autoPoolIdPrefix"):
-        legal_id(specification["autoPoolIdPrefix"], f"{where}.autoPoolIdPrefix")
-    if specification["poolLifetimeOption"] == "jobschedule" and not scheduled:
-        raise checks.invalid(f"{where}.poolLifetimeOption", "jobschedule is for job schedules alone.")
-    if "pool" not in specification:
-        raise BatchError("MissingRequiredProperty", f"The required property {where}.pool is missing.")
-
-
-def within_quota(world: World) -> None:
-    """Check that one more job or job schedule may be active.
-
-    :param world: the state.
-    :raises BatchError: it may not.
-    """
-    active = sum(job.state not in ("completed", "deleting") for job in world.jobs)
-    active += sum(schedule.state not in ("completed", "deleting") for schedule in world.schedules)
-    if active >= world.config.quotas.jobs:
-        raise BatchError(
-            "ActiveJobAndScheduleQuotaReached",
-            f"{active} jobs and job schedules are active, which is as many as may be: terminate or delete some.",
-        )
-
-
-def make(world: World, name: str, body: dict[str, Any], schedule: JobSchedule | None = None) -> Job:
-    """Create a job, with the pool it asks for and its job manager.
-
-    :param world: the state.
-    :param name: its id.
-    :param body: the rest of it, as a client gives it.
-    :param schedule: the job schedule it is of, if any.
-    :return: the job.
-    :raises BatchError: it cannot be.
-    """
-    prepare(body, scheduled=schedule is not None)
-    if (existing := world.jobs.get(name)) is not None:
-        raise BatchError("JobBeingDeleted" if existing.state == "deleting" else "JobExists")
-    if world.schedules.get(name) is not None:
-        raise BatchError("JobScheduleWithSameIdExists")
-    pool = world.pools.get(body["poolInfo"].get("poolId", ""))
-    if pool is not None and pool.state == "deleting":
-        raise BatchError("PoolBeingDeleted")
-    within_quota(world)
-    auto_pool = _auto_pool(world, body["poolInfo"].get("autoPoolSpecification"), schedule)
-    job = Job(world.store.next_uid(), name, body)
-    job.auto_pool, job.schedule = auto_pool, schedule.uid if schedule else None
-    world.jobs.add(job)
-    world.store.touch(job)
-    if "jobManagerTask" in body:
-        manager = {key: value for key, value in body["jobManagerTask"].items() if key not in _MANAGING}
-        world.scheduler.add(job, body["jobManagerTask"]["id"], manager)
-    world.job_control.watch(job)
-    return job
-
-
-def _auto_pool(world: World, specification: dict[str, Any] | None, schedule: JobSchedule | None) -> str | None:
-    if specification is None:
-        return None
-    shared = schedule if specification["poolLifetimeOption"] == "jobschedule" else None
-    if shared is not None and (present := world.pools.get(shared.pool_id or "")) and present.state == "active":
-        return present.id
-    prefix = specification.get("autoPoolIdPrefix")
-    name = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4())
-    name = name[: len(name) - 36] + name[-36:].upper()
-    pools.make(world, name, copy.deepcopy(specification["pool"]))
-    if shared is not None:
-        shared.pool_id = name
-    return name
-
-
 async def create_job(call: Call) -> Reply:
     """Create a job; its pool need not exist yet."""
     body = call.body("BatchJobCreateOptions")
-    job = make(call.world, legal_id(body.pop("id")), body)
+    job = making.job(call.world, legal_id(body.pop("id")), body)
     return await call.accept(job, views.url_of(call.base, job))
 
 
@@ -196,11 +67,11 @@ def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:
         {**info.get("autoPoolSpecification", {}), "keepAlive": None} for info in (job.body["poolInfo"], pool_info)
     )
     if present != sent:
-        raise checks.invalid("poolInfo", "of an auto pool only keepAlive can be changed.")
+        raise invalid("poolInfo", "of an auto pool only keepAlive can be changed.")
 
 
 async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
-    prepare(body, scheduled=job.schedule is not None)
+    rules.prepare(body, scheduled=job.schedule is not None)
     world = call.world
     if job.auto_pool or "autoPoolSpecification" in body["poolInfo"]:
         _same_auto_pool(job, body["poolInfo"])
@@ -213,7 +84,7 @@ async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
             world.store.drop(part.uid)
         job.nodes.clear()
     if job.body["onAllTasksComplete"] == "terminatejob" != body["onAllTasksComplete"]:
-        raise checks.invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
+        raise invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
     job.body = body
     job.changed()
     world.store.touch(job)

@@ -6,11 +6,12 @@ import uuid
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_batchwrap.local.api import checks, views
+from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.model.entities import Node
+from airflow_batchwrap.local.model.rules.values import invalid
 from airflow_batchwrap.local.node import agentlog
 from airflow_batchwrap.local.node.blob import TransferError, child
-from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
@@ -106,7 +107,7 @@ async def create_node_user(call: Call) -> Reply:
     node = _at_work(call)
     name = body["name"]
     if not name.strip():
-        raise checks.invalid("name", "it must not be empty.")
+        raise invalid("name", "it must not be empty.")
     if name.lower() in {known.lower() for known in node.users}:
         raise BatchError("NodeUserExists", values={"UserName": name})
     node.users[name] = _user(body)
@@ -158,12 +159,12 @@ async def upload_node_logs(call: Call) -> Reply:
     body = call.body("UploadBatchServiceLogsOptions")
     node = call.node()
     if "identityReference" in body:
-        raise checks.invalid("identityReference", "no pool of this service has a managed identity.")
+        raise invalid("identityReference", "no pool of this service has a managed identity.")
     if not _is_address(body["containerUrl"]):
-        raise checks.invalid("containerUrl", "it must be the http or https address of a container.")
+        raise invalid("containerUrl", "it must be the http or https address of a container.")
     start, end = times.parse_iso(body["startTime"]), body.get("endTime")
     if end is not None and times.parse_iso(end) < start:
-        raise checks.invalid("endTime", "it must not be before startTime.")
+        raise invalid("endTime", "it must not be before startTime.")
     root = call.world.root(node)
     files = agentlog.within(root, start, None if end is None else times.parse_iso(end))
     folder = f"{node.pool.id}/{node.id}/{uuid.uuid4()}"

@@ -4,99 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_batchwrap.local.api import checks, scaling, views
-from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
-from airflow_batchwrap.local.control import usage
-from airflow_batchwrap.local.control.nodes import MOST_NODES
-from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.node import packages
-from airflow_batchwrap.local.state.entities import Node, Pool
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.api import views
+from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.control import making, usage
+from airflow_batchwrap.local.model.entities import Node, Pool
+from airflow_batchwrap.local.model.rules import pools as rules
+from airflow_batchwrap.local.model.rules.pools import MOST_NODES
+from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
 from airflow_batchwrap.local.wire.errors import BatchError
 
-#: Learn: taskSlotsPerNode is at most four times the cores, and 256.
-MOST_SLOTS = 256
 #: Learn: removenodes takes at most 100 nodes.
 MOST_REMOVED = 100
-#: Learn: resizeTimeout is at least 5 minutes.
-SHORTEST_RESIZE = 300.0
-#: Learn: a pool has at most 10 application package references.
-MOST_PACKAGES = 10
-
-
-def _prepare(body: dict[str, Any]) -> None:
-    number(body, "targetDedicatedNodes", 0, MOST_NODES)
-    number(body, "targetLowPriorityNodes", 0, MOST_NODES)
-    number(body, "taskSlotsPerNode", 1, MOST_SLOTS)
-    if "virtualMachineConfiguration" not in body:
-        raise BatchError(
-            "MissingRequiredProperty",
-            "The required property virtualMachineConfiguration is missing.",
-            values={"Name": "virtualMachineConfiguration"},
-        )
-    for registry in (
-        body["virtualMachineConfiguration"].get("containerConfiguration", {}).get("containerRegistries", ())
-    ):
-        # The container engine has its own log-ins, and a password is never shown.
-        registry.pop("password", None)
-    _resize_timeout(body)
-    body.setdefault("resizeTimeout", "PT15M")
-    body.setdefault("taskSlotsPerNode", 1)
-    body.setdefault("taskSchedulingPolicy", {"nodeFillType": "Spread"})
-    body.setdefault("enableInterNodeCommunication", False)
-    body.setdefault("enableAutoScale", False)
-    if "startTask" in body:
-        checks.start_task(body["startTask"])
-
-
-def _packages(world: World, body: dict[str, Any]) -> None:
-    references = body.get("applicationPackageReferences", [])
-    if len(references) > MOST_PACKAGES:
-        raise checks.invalid("applicationPackageReferences", f"a pool can have {MOST_PACKAGES} at most.")
-    for reference in references:
-        try:
-            packages.find(world.config.data, reference)
-        except packages.PackageMissing as error:
-            raise BatchError("InvalidApplicationPackageReferences", f"An application package: {error}.") from None
-
-
-def _resize_timeout(body: dict[str, Any]) -> None:
-    if "resizeTimeout" in body and times.parse_duration(body["resizeTimeout"]) < SHORTEST_RESIZE:
-        raise checks.invalid("resizeTimeout", "it must be at least 5 minutes.")
-
-
-def make(world: World, name: str, body: dict[str, Any]) -> Pool:
-    """Create a pool; its nodes come by and by.
-
-    :param world: the state.
-    :param name: its id.
-    :param body: what it is to be, fit for ``BatchPoolCreateOptions`` (or a job's pool specification) but for the id.
-    :return: the pool.
-    :raises BatchError: it cannot be, or there is one of this id.
-    """
-    _prepare(body)
-    _packages(world, body)
-    formula = scaling.of_new(body)
-    dedicated, low_priority = body.pop("targetDedicatedNodes", 0), body.pop("targetLowPriorityNodes", 0)
-    if (existing := world.pools.get(name)) is not None:
-        raise BatchError("PoolBeingDeleted" if existing.state == "deleting" else "PoolExists")
-    most = world.config.quotas.pools
-    if most is not None and (count := len(world.pools)) >= most:
-        raise BatchError("PoolQuotaReached", f"The account has {count} pools, as many as it may: delete some.")
-    pool = Pool(world.store.next_uid(), name, body)
-    world.pools.add(pool)
-    world.store.touch(pool)
-    if formula is None:
-        world.node_control.resize(pool, dedicated, low_priority)
-    else:
-        world.autoscaler.begin(pool, formula)
-    return pool
 
 
 async def create_pool(call: Call) -> Reply:
     """Create a pool; its nodes come after the answer."""
     body = call.body("BatchPoolCreateOptions")
-    pool = make(call.world, legal_id(body.pop("id")), body)
+    pool = making.pool(call.world, legal_id(body.pop("id")), body)
     return await call.accept(pool, views.url_of(call.base, pool))
 
 
@@ -134,8 +58,8 @@ async def update_pool(call: Call) -> Reply:
     if pool.nodes and any(name in body for name in ("vmSize", "taskSlotsPerNode", "virtualMachineConfiguration")):
         raise BatchError("OperationInvalidForCurrentState", "This can be changed only while the pool has no nodes.")
     changed = {**pool.body, **body}
-    _prepare(changed)
-    _packages(call.world, body)
+    rules.prepare(changed)
+    making.packages_known(call.world, body)
     pool.body = changed
     pool.changed()
     call.world.store.touch(pool)
@@ -149,8 +73,8 @@ async def replace_pool_properties(call: Call) -> Reply:
     replaced = ("startTask", "metadata", "applicationPackageReferences")
     kept = {name: value for name, value in pool.body.items() if name not in replaced}
     changed = {**kept, **{name: value for name, value in body.items() if value}}
-    _prepare(changed)
-    _packages(call.world, body)
+    rules.prepare(changed)
+    making.packages_known(call.world, body)
     pool.body = changed
     pool.changed()
     call.world.store.touch(pool)
@@ -180,7 +104,7 @@ async def resize_pool(call: Call) -> Reply:
         raise BatchError("MissingRequiredProperty", "One of the two targets is needed.")
     number(body, "targetDedicatedNodes", 0, MOST_NODES)
     number(body, "targetLowPriorityNodes", 0, MOST_NODES)
-    _resize_timeout(body)
+    rules.resize_timeout(body)
     if pool.body["enableAutoScale"]:
         raise BatchError("OperationNotValidOnPool", "The pool scales itself: disable autoscale first.")
     _steady(pool)
@@ -213,7 +137,7 @@ async def remove_nodes(call: Call) -> Reply:
     call.conditions(pool)
     names = body["nodeList"]
     if not 1 <= len(names) <= MOST_REMOVED:
-        raise checks.invalid("nodeList", f"it must name 1 to {MOST_REMOVED} nodes.")
+        raise invalid("nodeList", f"it must name 1 to {MOST_REMOVED} nodes.")
     nodes: dict[str, Node] = {}
     for name in names:
         node = pool.nodes.get(name)

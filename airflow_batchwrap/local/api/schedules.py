@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from airflow_batchwrap.local.api import checks, jobs, views
-from airflow_batchwrap.local.api.call import Call, Reply, legal_id
-from airflow_batchwrap.local.control import statistics
-from airflow_batchwrap.local.state.entities import JobSchedule
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.api import jobs, views
+from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.control import making, statistics
+from airflow_batchwrap.local.model.entities import JobSchedule
+from airflow_batchwrap.local.model.rules import schedules as rules
+from airflow_batchwrap.local.model.rules.values import legal_id
 from airflow_batchwrap.local.wire.errors import BatchError
-
-#: Learn: BatchJobScheduleConfiguration, recurrenceInterval and startWindow, in seconds.
-SHORTEST = 60.0
 
 _OVER = {
     "terminating": "JobScheduleBeingTerminated",
     "deleting": "JobScheduleBeingDeleted",
     "completed": "JobScheduleCompleted",
 }
-
-
-def _configuration(body: dict[str, Any]) -> None:
-    for name in ("recurrenceInterval", "startWindow"):
-        if name in body and times.parse_duration(body[name]) < SHORTEST:
-            raise checks.invalid(f"schedule.{name}", "it must be at least 1 minute.")
-    until, after = body.get("doNotRunUntil"), body.get("doNotRunAfter")
-    if until is not None and after is not None and times.parse_iso(until) > times.parse_iso(after):
-        raise checks.invalid("schedule.doNotRunAfter", "it must not be before doNotRunUntil.")
-
-
-def _specification(body: dict[str, Any]) -> None:
-    # What is missing is filled in for each job, so that the schedule comes back as it was sent.
-    jobs.prepare(copy.deepcopy(body), scheduled=True)
 
 
 def _open(call: Call) -> JobSchedule:
@@ -56,14 +39,13 @@ async def create_job_schedule(call: Call) -> Reply:
     """Create a job schedule; its first job may be there with the answer."""
     body = call.body("BatchJobScheduleCreateOptions")
     name = legal_id(body.pop("id"))
-    _configuration(body["schedule"])
-    _specification(body["jobSpecification"])
+    rules.check(body)
     world = call.world
     if (existing := world.schedules.get(name)) is not None:
         raise BatchError("JobScheduleBeingDeleted" if existing.state == "deleting" else "JobScheduleExists")
     if world.jobs.get(name) is not None:
         raise BatchError("JobWithSameIdExists")
-    jobs.within_quota(world)
+    making.within_quota(world)
     schedule = JobSchedule(world.store.next_uid(), name, body)
     world.schedules.add(schedule)
     world.store.touch(schedule)
@@ -93,8 +75,7 @@ async def job_schedule_exists(call: Call) -> Reply:
 
 
 async def _change(call: Call, schedule: JobSchedule, body: dict[str, Any]) -> Reply:
-    _configuration(body["schedule"])
-    _specification(body["jobSpecification"])
+    rules.check(body)
     schedule.body = body
     schedule.changed()
     call.world.store.touch(schedule)

@@ -5,74 +5,27 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_batchwrap.local.api import checks, views
-from airflow_batchwrap.local.api.call import Call, Reply, legal_id, number
+from airflow_batchwrap.local.api import views
+from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.api.jobs import open_job
-from airflow_batchwrap.local.api.pools import MOST_SLOTS
 from airflow_batchwrap.local.control import statistics
 from airflow_batchwrap.local.control.jobs import forget
-from airflow_batchwrap.local.control.nodes import MOST_NODES
+from airflow_batchwrap.local.model.entities import Job, Task
+from airflow_batchwrap.local.model.rules import commands
+from airflow_batchwrap.local.model.rules import tasks as rules
+from airflow_batchwrap.local.model.rules.values import legal_id
 from airflow_batchwrap.local.node.run import Outcome
 from airflow_batchwrap.local.node.transfer import TaskFailed
-from airflow_batchwrap.local.state.entities import Job, Task
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: a collection holds at most 100 tasks.
 MOST_TASKS = 100
-#: Learn: BatchTaskDependencies, characters of all ids a task depends on.
-MOST_NAMES = 64_000
-
-
-def _prepare(job: Job, body: dict[str, Any]) -> None:
-    checks.command(body)
-    checks.output_files(body)
-    _dependencies(job, body)
-    _instances(body)
-    checks.constraints(body, job.body["constraints"]["maxTaskRetryCount"])
-    checks.user(body)
-    body.setdefault("requiredSlots", 1)
-    number(body, "requiredSlots", 1, MOST_SLOTS)
-    for mapping in body.get("exitConditions", {}).get("exitCodeRanges", ()):
-        if mapping["start"] > mapping["end"]:
-            raise checks.invalid("exitConditions.exitCodeRanges", "a range's start must not be above its end.")
-    if job.body["onTaskFailure"] == "noaction" and "jobAction" in json.dumps(body.get("exitConditions", {})):
-        raise checks.invalid("exitConditions", "a jobAction needs the job's onTaskFailure performExitOptionsJobAction.")
-
-
-def _instances(body: dict[str, Any]) -> None:
-    settings = body.get("multiInstanceSettings")
-    if settings is None:
-        return
-    number(settings, "numberOfInstances", 1, MOST_NODES)
-    if not settings["coordinationCommandLine"].strip():
-        raise checks.invalid("multiInstanceSettings.coordinationCommandLine", "it must not be empty.")
-    checks.resource_files(settings, "commonResourceFiles")
-    if "requiredSlots" in body:
-        raise checks.invalid("requiredSlots", "a multi-instance task has none.")
-
-
-def _dependencies(job: Job, body: dict[str, Any]) -> None:
-    depends = body.get("dependsOn")
-    if depends is None:
-        return
-    if not job.body["usesTaskDependencies"]:
-        raise BatchError("TaskDependenciesNotSpecifiedOnJob")
-    names, ranges = depends.get("taskIds", []), depends.get("taskIdRanges", [])
-    for name in names:
-        legal_id(name, "dependsOn.taskIds")
-    if sum(map(len, names)) > MOST_NAMES:
-        raise BatchError("TaskDependencyListTooLong")
-    if len(json.dumps(ranges)) > MOST_NAMES:
-        raise BatchError("TaskDependencyRangesTooLong")
-    for one in ranges:
-        if not 0 <= one["start"] <= one["end"]:
-            raise checks.invalid("dependsOn.taskIdRanges", "a range's start must be 0 or more, and not above its end.")
 
 
 def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
     name = legal_id(body.pop("id"))
-    _prepare(job, body)
+    rules.prepare(job, body)
     if job.tasks.get(name) is not None:
         raise BatchError("TaskExists")
     for kind in ("jobPreparationTask", "jobReleaseTask"):
@@ -148,7 +101,7 @@ async def replace_task(call: Call) -> Reply:
     if task.state == "completed":
         raise BatchError("TaskCompleted")
     given = {"constraints": body.get("constraints", {})}
-    checks.constraints(given, task.job.body["constraints"]["maxTaskRetryCount"])
+    commands.constraints(given, task.job.body["constraints"]["maxTaskRetryCount"])
     task.body = json.dumps({**json.loads(task.body), **given}, separators=(",", ":")).encode()
     task.changed()
     call.world.store.touch(task)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Entity, Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.node.layout import relative_task_directory
-from airflow_batchwrap.local.state.entities import Entity, Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire.times import iso
 
 Names = frozenset[str] | None

@@ -9,11 +9,8 @@ import psutil
 
 from airflow_batchwrap.local.autoscale import PERIOD, AutoScaleResult, Formula, PoolState, SampleStore
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Pool
+from airflow_batchwrap.local.model.entities import Pool
 from airflow_batchwrap.local.wire import times
-
-#: Learn: autoScaleEvaluationInterval, by default 15 minutes.
-INTERVAL = "PT15M"
 
 #: Node states in which a node takes part in the work (Learn: $UsableNodeCount).
 _USABLE = frozenset({"idle", "running"})

@@ -10,9 +10,9 @@ from typing import Any
 from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Execution, Node
 from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages, process
 from airflow_batchwrap.local.node.run import Run, Work
-from airflow_batchwrap.local.state.entities import Execution, Node
 from airflow_batchwrap.local.wire import times
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_batchwrap.local.state.entities import Task
+from airflow_batchwrap.local.model.entities import Task
 
 
 def _conditions(task: Task) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.exits import job_action
 from airflow_batchwrap.local.control.scheduler import finish
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Execution, Job, NodeJob, Task
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run
-from airflow_batchwrap.local.state.entities import Execution, Job, NodeJob, Task
 from airflow_batchwrap.local.wire import times
 
 

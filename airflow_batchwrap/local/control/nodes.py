@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from airflow_batchwrap.local.control import usage
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Node, Pool
+from airflow_batchwrap.local.model.entities import Node, Pool
+from airflow_batchwrap.local.model.rules.pools import MOST_NODES
 from airflow_batchwrap.local.wire import times
 
-#: Nodes of a kind that a pool may have here: each is a directory and some memory, and a typing error (or a formula)
-#: should not fill the disk.
-MOST_NODES = 1000
 #: What Azure's messages call dedicated nodes, and others.
 _NAMES = {True: "dedicated", False: "low priority"}
 #: The code and the words of an allocation that took too long.

@@ -7,8 +7,8 @@ import json
 
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.node import container, process
-from airflow_batchwrap.local.state.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
 

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Task
 from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.layout import job_directory
-from airflow_batchwrap.local.state.entities import Task
 from airflow_batchwrap.local.wire import times
 
 #: How often all tasks are looked through, in seconds; a shorter retention time has a timer of its own.

@@ -10,10 +10,10 @@ from typing import Any
 from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Execution, Job, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.node import gang
 from airflow_batchwrap.local.node.process import Child
 from airflow_batchwrap.local.node.run import Outcome, Run
-from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.wire import times
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_batchwrap.local.control import making
 from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.state.entities import Job, JobSchedule
+from airflow_batchwrap.local.model.entities import Job, JobSchedule
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 log = logging.getLogger(__name__)
-
-#: Creates a job: state, id, specification, the schedule it is of.
-OpenJob = Callable[[World, str, dict[str, Any], JobSchedule], Job]
 
 
 @dataclass(frozen=True)
@@ -118,12 +115,10 @@ class Schedules:
     """Creates the jobs of schedules, one at a time, and ends schedules.
 
     :param world: the state.
-    :param open_job: creates a job.
     """
 
-    def __init__(self, world: World, open_job: OpenJob) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._open_job = open_job
 
     def advance(self, schedule: JobSchedule) -> None:
         """Do what is due for a schedule now, and wait for what comes next.
@@ -176,7 +171,7 @@ class Schedules:
         schedule.number += 1
         name = f"{schedule.id}:job-{schedule.number}"
         try:
-            self._open_job(self._world, name, copy.deepcopy(schedule.body["jobSpecification"]), schedule)
+            making.job(self._world, name, copy.deepcopy(schedule.body["jobSpecification"]), schedule)
             schedule.job = name
         except BatchError as error:
             # Such as a quota that is reached: the occurrence is lost.

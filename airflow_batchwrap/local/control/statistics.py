@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from airflow_batchwrap.local.state.entities import Job, JobSchedule, Task
+from airflow_batchwrap.local.model.entities import Job, JobSchedule, Task
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.times import iso
 

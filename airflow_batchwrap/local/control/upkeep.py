@@ -6,8 +6,8 @@ import asyncio
 
 from airflow_batchwrap.local.control.pace import PREEMPTED
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.node import agentlog
-from airflow_batchwrap.local.state.entities import Node
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: The error for a node that is already under way somewhere.

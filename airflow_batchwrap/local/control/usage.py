@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from airflow_batchwrap.local.state.entities import Node, Pool
+from airflow_batchwrap.local.model.entities import Node, Pool
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.times import iso
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Job, Node, Task
 from airflow_batchwrap.local.node import container, environment, gang, packages
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Work
-from airflow_batchwrap.local.state.entities import Job, Node, Task
 from airflow_batchwrap.local.wire import times
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.identity import Identity
+from airflow_batchwrap.local.model.entities import Job, JobSchedule, Node, Pool, Task
+from airflow_batchwrap.local.model.registry import Registry
 from airflow_batchwrap.local.node import removal
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.quotas import Quotas
-from airflow_batchwrap.local.state.entities import Job, JobSchedule, Node, Pool, Task
-from airflow_batchwrap.local.state.registry import Registry
-from airflow_batchwrap.local.state.store import Store
+from airflow_batchwrap.local.store import Store
 
 if TYPE_CHECKING:
     from airflow_batchwrap.local.control.autoscaler import Autoscaler

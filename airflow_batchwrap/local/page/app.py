@@ -19,11 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.home import Home
+from airflow_batchwrap.local.model.entities import Job, Node, Pool, Task
 from airflow_batchwrap.local.page import files, ranges, show, tasks
 from airflow_batchwrap.local.page.files import Place
 from airflow_batchwrap.local.page.guard import Guard
 from airflow_batchwrap.local.page.render import HERE, render
-from airflow_batchwrap.local.state.entities import Job, Node, Pool, Task
 
 #: How many of each a page shows.
 POOLS, JOBS, NODES, PARTS = 12, 25, 100, 50

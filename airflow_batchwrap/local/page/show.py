@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Execution, Job, Node, NodeJob, Pool
 from airflow_batchwrap.local.node.layout import relative_task_directory
 from airflow_batchwrap.local.page import hide
 from airflow_batchwrap.local.page.files import Place
 from airflow_batchwrap.local.page.guard import ROOT
 from airflow_batchwrap.local.page.render import NODE_STATES, words
-from airflow_batchwrap.local.state.entities import Execution, Job, Node, NodeJob, Pool
 from airflow_batchwrap.local.wire import times
 
 T = TypeVar("T")

@@ -8,12 +8,12 @@ from typing import Any
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.model.entities import Job, Task
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.page import hide
 from airflow_batchwrap.local.page.files import Place
 from airflow_batchwrap.local.page.guard import ROOT
 from airflow_batchwrap.local.page.show import failure
-from airflow_batchwrap.local.state.entities import Job, Task
 from airflow_batchwrap.local.wire import times
 
 #: How many tasks a page shows.

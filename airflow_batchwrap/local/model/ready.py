@@ -6,7 +6,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_batchwrap.local.state.entities import Task
+    from airflow_batchwrap.local.model.entities import Task
 
 
 class Ready:

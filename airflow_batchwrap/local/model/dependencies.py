@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_batchwrap.local.state.entities import Task
+    from airflow_batchwrap.local.model.entities import Task
 
 
 class _Waiting:

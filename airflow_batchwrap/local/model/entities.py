@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_batchwrap.local.state import transitions
-from airflow_batchwrap.local.state.dependencies import Dependencies
-from airflow_batchwrap.local.state.ready import Ready
-from airflow_batchwrap.local.state.registry import Registry
-from airflow_batchwrap.local.state.store import Row
-from airflow_batchwrap.local.state.transitions import Stateful, Table
+from airflow_batchwrap.local.model import transitions
+from airflow_batchwrap.local.model.dependencies import Dependencies
+from airflow_batchwrap.local.model.ready import Ready
+from airflow_batchwrap.local.model.registry import Registry
+from airflow_batchwrap.local.model.transitions import Stateful, Table
+from airflow_batchwrap.local.store import Row
 from airflow_batchwrap.local.wire import times
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from airflow_batchwrap.local.api.call import legal_id, number
+from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
@@ -27,16 +27,6 @@ MOST_RESOURCES = 32_768
 CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root")
 
 _USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
-
-
-def invalid(where: str, sentence: str) -> BatchError:
-    """The error for a property whose value cannot be.
-
-    :param where: the property.
-    :param sentence: what is wrong.
-    :return: the error.
-    """
-    return BatchError("InvalidPropertyValue", f"{where}: {sentence}", values={"PropertyName": where})
 
 
 def _no_identity(body: dict[str, Any], where: str) -> None:

@@ -1,0 +1,57 @@
+"""Bodies of pools."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_batchwrap.local.model.rules import commands
+from airflow_batchwrap.local.model.rules.commands import MOST_SLOTS
+from airflow_batchwrap.local.model.rules.values import invalid, number
+from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: Nodes of a kind that a pool may have here: each is a directory and some memory, and a typing error (or a formula)
+#: should not fill the disk.
+MOST_NODES = 1000
+#: Learn: resizeTimeout is at least 5 minutes.
+SHORTEST_RESIZE = 300.0
+
+
+def prepare(body: dict[str, Any]) -> None:
+    """Check a pool's body and fill in its defaults.
+
+    :param body: the body, but for the id.
+    :raises BatchError: something cannot be.
+    """
+    number(body, "targetDedicatedNodes", 0, MOST_NODES)
+    number(body, "targetLowPriorityNodes", 0, MOST_NODES)
+    number(body, "taskSlotsPerNode", 1, MOST_SLOTS)
+    if "virtualMachineConfiguration" not in body:
+        raise BatchError(
+            "MissingRequiredProperty",
+            "The required property virtualMachineConfiguration is missing.",
+            values={"Name": "virtualMachineConfiguration"},
+        )
+    for registry in (
+        body["virtualMachineConfiguration"].get("containerConfiguration", {}).get("containerRegistries", ())
+    ):
+        # The container engine has its own log-ins, and a password is never shown.
+        registry.pop("password", None)
+    resize_timeout(body)
+    body.setdefault("resizeTimeout", "PT15M")
+    body.setdefault("taskSlotsPerNode", 1)
+    body.setdefault("taskSchedulingPolicy", {"nodeFillType": "Spread"})
+    body.setdefault("enableInterNodeCommunication", False)
+    body.setdefault("enableAutoScale", False)
+    if "startTask" in body:
+        commands.start_task(body["startTask"])
+
+
+def resize_timeout(body: dict[str, Any]) -> None:
+    """Check how long a resize may take.
+
+    :param body: what it stands in; it may be absent.
+    :raises BatchError: it is too short.
+    """
+    if "resizeTimeout" in body and times.parse_duration(body["resizeTimeout"]) < SHORTEST_RESIZE:
+        raise invalid("resizeTimeout", "it must be at least 5 minutes.")
