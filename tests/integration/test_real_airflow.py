@@ -39,16 +39,23 @@ from tests.support.polling import until
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 COMPONENTS = {"azurite", "batch", "api-server", "dag-processor", "scheduler", "triggerer"}
 
-# On two cores shared with other tests a start takes half a minute.
-pytestmark = pytest.mark.timeout(300)
+# On two cores shared with other tests a start takes half a minute, and three times that where more goes on.
+pytestmark = pytest.mark.timeout(500)
 
 
 def batchwrap(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the console script to its end."""
     command = [sys.executable, "-m", "airflow_batchwrap.cli", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL, check=False
-    )
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=cwd, stdin=null, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            said, errors = process.communicate(timeout=400)
+        except subprocess.TimeoutExpired:
+            # Told to end, it stops what it started.
+            process.terminate()
+            said, errors = process.communicate(timeout=60)
+            raise AssertionError(f"{arguments} did not end in 400 s. It said: {said}{errors}") from None
+        return subprocess.CompletedProcess(command, process.returncode, said, errors)
 
 
 def left_running(folder: Path) -> list[str]:
