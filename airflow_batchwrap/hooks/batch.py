@@ -171,7 +171,7 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
         from airflow_batchwrap.hooks.counting import RequestCounter
 
         extra = conn.extra_dejson
-        url = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
+        url: Any = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
         if problems := _problems(conn, url):
             raise ConfigError(
                 f"Connection {self.azure_batch_conn_id!r} cannot be used: {'; '.join(problems)}. Its type is "
