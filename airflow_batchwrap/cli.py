@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from airflow_batchwrap import __version__
-from airflow_batchwrap.exceptions import BatchWrapError
+from airflow_batchwrap.exceptions import BatchWrapError, StepFailed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -247,18 +247,30 @@ def run(
     results: Annotated[Path, typer.Option("--results", help="Folder for the files that steps chose.")] = Path(
         "results"
     ),
-    work: Annotated[Path | None, typer.Option("--work", help="Folder for working directories, kept.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option("--work", help="Folder for working directories, kept. Else they are kept after a step failed."),
+    ] = None,
 ) -> None:
     """Run a folder of steps on this machine, without Airflow and without Batch."""
+    import shlex
     import shutil
     import tempfile
 
     params = dict(_name_and_value(each) for each in param or [])
     folder = work or Path(tempfile.mkdtemp(prefix="batchwrap-run-"))
-    _run_steps(steps, args or [], inputs or [], params, folder, results)
-    if work is None:
-        # After a failure it stays: the message names the log files in it.
-        shutil.rmtree(folder, ignore_errors=True)
+    stays = work is not None
+    try:
+        _run_steps(steps, args or [], inputs or [], params, folder, results)
+    except StepFailed:
+        if not stays:
+            # What the steps printed is in it, and the message names its files.
+            typer.echo(f"Working directories and logs are kept: rm -r {shlex.quote(str(folder))}", err=True)
+        stays = True
+        raise
+    finally:
+        if not stays:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_steps(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,39 @@ class _FromFarAbove(PlainXComArg):
         return iter(())
 
 
+def _all_of(*parts: Callable[[], Any]) -> list[Any]:
+    """Return what each part reads.
+
+    :raises ConfigError: with the problems of all of them.
+    """
+    read, problems = [], []
+    for part in parts:
+        try:
+            read.append(part())
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        # A file that cannot be read at all is no part's own: it is said once.
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return read
+
+
+def _refuse_misplaced(group_id: str, given: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments that a task group does not have, and say where they belong."""
+    places = []
+    for name in sorted(set(given) - set(inspect.signature(TaskGroup.__init__).parameters)):
+        if name in WorkflowConfig.model_fields or name in WorkflowConfig.aliases:
+            places.append(f"{name} is a setting: config=WorkflowConfig({name}=...)")
+        elif name in PoolConfig.model_fields or name in PoolConfig.aliases:
+            places.append(f"{name} is the pool's: pool_config=PoolConfig({name}=...)")
+        else:
+            places.append(
+                f"{name} is not an argument of a workflow; one of all its tasks is: task_args={{{name!r}: ...}}"
+            )
+    if places:
+        raise ConfigError(f"BatchWorkflow {group_id!r}: {'; '.join(places)}.")
+
+
 class BatchWorkflow(TaskGroup):
     """Run ``1_`` -> ``2_`` -> ``n_`` on a Batch pool: set-up, one task per step file, fetch, clean-up.
 
@@ -56,7 +90,8 @@ class BatchWorkflow(TaskGroup):
         Batch does not show; see :class:`~airflow_batchwrap.operators.step.RunBatchTaskOperator`.
     :param config: times, retries and places; a path is the ``workflow`` section of a batch.json.
     :param task_args: keyword arguments for every task of the group, such as ``retries`` or ``azure_batch_conn_id``.
-    :raises ConfigError: at parse: a wrong folder of steps, or arguments that do not go together.
+    :raises ConfigError: at parse: a wrong folder of steps, wrong keys or values in the files, or arguments that do not
+        go together. It has all that is wrong in folder and files.
     """
 
     def __init__(
@@ -77,6 +112,7 @@ class BatchWorkflow(TaskGroup):
         deferrable: bool = True,
         **kwargs: Any,
     ) -> None:
+        _refuse_misplaced(group_id, kwargs)
         super().__init__(group_id=group_id, **kwargs)
         if pool_config is None and pool_id is None:
             raise ConfigError(
@@ -84,10 +120,12 @@ class BatchWorkflow(TaskGroup):
             )
         # Relative paths are relative to the DAG file.
         folder = Path(self.dag.fileloc).resolve().parent
-        found = step_files.discover(folder / steps)
         # Read now, so that a wrong key is an import error of the DAG and not the failure of a run.
-        self._settings = self._read_settings(folder, config, pool_config)
-        pool = self._read_pool(folder, pool_config)
+        found, self._settings, pool = _all_of(
+            lambda: step_files.discover(folder / steps),
+            lambda: self._read_settings(folder, config, pool_config),
+            lambda: self._read_pool(folder, pool_config),
+        )
         self._check_slots(pool)
         self._every = self._for_every_task(deferrable, task_args or {})
         with self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import ConfigError
 
 
@@ -33,8 +34,9 @@ class InputFile:
     ref: BlobRef
 
 
-# The marker is a key of its own rather than a shape, so that no value of a user's step is taken for a reference.
-_REFERENCE = "batchwrap_reference"
+# The marker is a key of its own rather than a shape, so that no value of a user's step is taken for a reference: a
+# value that has this key travels in a file (`engine.values.fits_xcom`).
+_REFERENCE = protocol.REFERENCE
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.record import read_record
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NodeLost, StepFailed, StepTimeout
 from airflow_batchwrap.naming import BatchTaskKey
@@ -147,12 +148,9 @@ class Outcome:
         return _quoted("stderr", self._output("stderr.txt"))
 
     def _record(self) -> protocol.Result | None:
-        data = self.hook.read_blob(self.container, f"{self.prefix}/{protocol.RESULT_FILE}")
-        if data is None:
-            return None
         try:
-            return protocol.Result.loads(data.decode())
-        except (protocol.ProtocolError, UnicodeDecodeError, TypeError, KeyError) as error:
+            return read_record(self.hook, self.container, self.prefix)
+        except protocol.ProtocolError as error:
             raise StepFailed(f"{self._what} left a result record that cannot be read: {error}") from None
 
     def _output(self, name: str) -> str:

@@ -12,10 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from airflow_batchwrap.config import legacy
 from airflow_batchwrap.config.base import ConfigFile, ConfigModel
 from airflow_batchwrap.config.durations import Duration
-from airflow_batchwrap.config.values import MOST_SLOTS, Count, Positive, matching
+from airflow_batchwrap.config.values import MOST_SLOTS, SHORTEST_RESIZE, Count, Positive, matching
 
-# https://learn.microsoft.com/rest/api/batchservice/pool/resize (resizeTimeout)
-_SHORTEST_RESIZE = timedelta(minutes=5)
 _Size = Annotated[
     str,
     matching(r"[A-Za-z0-9]+(_[A-Za-z0-9-]+)+", "use a VM size as Azure names it, such as Standard_D2s_v3"),
@@ -171,7 +169,7 @@ class PoolConfig(ConfigFile):
     @field_validator("resize_timeout")
     @classmethod
     def _long_enough(cls, value: timedelta) -> timedelta:
-        if value < _SHORTEST_RESIZE:
+        if value < SHORTEST_RESIZE:
             raise ValueError("Batch takes no less than 5 minutes")
         return value
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 # Task slots that a node can have: https://learn.microsoft.com/en-us/dotnet/api/azure.compute.batch.batchpool.taskslotspernode
 MOST_SLOTS = 256
+# Of a pool, before Azure gives up: https://learn.microsoft.com/rest/api/batchservice/pool/resize (resizeTimeout)
+SHORTEST_RESIZE = timedelta(minutes=5)
 
 
 def _not_a_boolean(value: Any) -> Any:

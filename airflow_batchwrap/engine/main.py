@@ -33,6 +33,7 @@ from .protocol import (
     ResultFile,
     StepError,
     ValueFile,
+    fits_xcom,
 )
 from .view import Engine
 
@@ -147,7 +148,7 @@ def _keep_value(text: str, work: Path) -> Tuple[Any, Optional[ValueFile]]:
     data = text.encode("ascii")
     if len(data) <= INLINE_VALUE_LIMIT:
         value = json.loads(text)
-        if values.fits_xcom(value):
+        if fits_xcom(value):
             return value, None
     path = work / OUT_DIR / VALUE_FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ One run of a step, in the Batch task's working directory:
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Dict, List, Optional
 
@@ -37,8 +38,19 @@ RESULT_FILE = "result.json"
 VALUE_FILE = "value.json"
 FILES_DIR = "files"
 
+# The one key of what stands in an XCom for a value in Blob. No record's own value has it: it would be taken for one.
+REFERENCE = "batchwrap_reference"
+
 INLINE_VALUE_LIMIT = 48 * 1024  # bytes of JSON that a result record, and so an XCom, carries itself
 INLINE_CALL_LIMIT = 4 * 1024  # bytes of JSON that an environment variable carries
+# Of values. Readers of JSON recurse: Python's own gives up near 1000 levels, databases and browsers earlier.
+DEPTH_LIMIT = 200
+
+# Keys of a dict that mean something in an XCom. Airflow's:
+# https://github.com/apache/airflow/blob/main/task-sdk/src/airflow/sdk/serde/__init__.py (CLASSNAME, SCHEMA_ID).
+_RESERVED = frozenset({"__classname__", "__id__", REFERENCE})
+# There too (OLD_TYPE, OLD_DATA): the two together.
+_OLD_RESERVED = frozenset({"__type", "__var"})
 
 EXIT_DONE = 0
 EXIT_STEP_RAISED = 1  # the user's code raised
@@ -226,6 +238,10 @@ class Result:
 
     @classmethod
     def loads(cls, text: str) -> Result:
+        """Read a record, which anything on the node may have written: each part is what it is said to be, or refused.
+
+        :raises ProtocolError: it is not a result record.
+        """
         data = _object(text, "result record")
         try:
             if data.get("value_file") is not None:
@@ -233,9 +249,67 @@ class Result:
             if data.get("error") is not None:
                 data["error"] = StepError(**data["error"])
             data["files"] = [ResultFile(**item) for item in data.get("files", [])]
-            return cls(**data)
+            result = cls(**data)
         except TypeError as error:  # a field that is missing or unknown
             raise ProtocolError(f"the result record is malformed: {error}") from error
+        result._check()
+        return result
+
+    def _check(self) -> None:
+        _typed(self, str, "outcome", "started", "ended", "python")
+        if self.outcome not in EXIT_CODES:
+            raise ProtocolError(f"the result record is malformed: its outcome is {self.outcome[:80]!r}")
+        for file in [*self.files, *([self.value_file] if self.value_file else [])]:
+            _typed(file, int, "size")
+            _typed(file, str, "path", "sha256")
+        for file in self.files:
+            _typed(file, str, "stored")
+        if self.value_file is not None and self.value_file.path != VALUE_FILE:
+            raise ProtocolError(f"the result record is malformed: its value is to be in {self.value_file.path[:80]!r}")
+        if self.error is not None:
+            _typed(self.error, str, "type", "message", "traceback")
+        # In this order: what is too deep cannot be measured.
+        if not fits_xcom(self.value) or len(json.dumps(self.value, separators=(",", ":"))) > INLINE_VALUE_LIMIT:
+            raise ProtocolError("the result record is malformed: it holds a value that had to go into a file")
+
+
+def fits_xcom(value: Any) -> bool:
+    """Return whether every part of a JSON value can be stored as an XCom, and comes back from there as it is.
+
+    Airflow's workers send XComs as msgpack, whose whole numbers have 64 bits and whose strings are UTF-8 (a file name
+    that is not UTF-8 holds lone surrogates); PostgreSQL's jsonb, where it keeps them, has no NUL. A dict with the keys
+    that Airflow's own serialization uses is refused there, or comes back as another object.
+    """
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > DEPTH_LIMIT:
+            return False
+        if isinstance(item, dict):
+            if not _RESERVED.isdisjoint(item) or _OLD_RESERVED.issubset(item):
+                return False
+            stack.extend((key, depth) for key in item)
+            stack.extend((child, depth + 1) for child in item.values())
+        elif isinstance(item, list):
+            stack.extend((child, depth + 1) for child in item)
+        elif isinstance(item, str):
+            if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in item):
+                return False
+        elif isinstance(item, int):
+            if not -(2**63) <= item < 2**63:
+                return False
+        elif isinstance(item, float) and not math.isfinite(item):
+            return False
+    return True
+
+
+def _typed(part: object, kind: type, *names: str) -> None:
+    for name in names:
+        value = getattr(part, name)
+        if type(value) is not kind:
+            raise ProtocolError(
+                f"the result record is malformed: {name} is a {type(value).__name__}, not a {kind.__name__}"
+            )
 
 
 def _object(text: str, what: str) -> Dict[str, Any]:
@@ -244,6 +318,8 @@ def _object(text: str, what: str) -> Dict[str, Any]:
         data = json.loads(text)
     except ValueError as error:
         raise ProtocolError(f"the {what} is not JSON: {error}") from error
+    except RecursionError:
+        raise ProtocolError(f"the {what} is nested too deeply to be one") from None
     if not isinstance(data, dict):
         raise ProtocolError(f"the {what} is a {type(data).__name__}, not a JSON object")
     if data.get("protocol") != PROTOCOL_VERSION:

@@ -11,9 +11,7 @@ import math
 from typing import Any, Optional
 
 from .errors import Unusable
-
-# Readers of JSON recurse: Python's own gives up near 1000 levels, databases and browsers earlier.
-DEPTH_LIMIT = 200
+from .protocol import DEPTH_LIMIT
 
 _REMEDIES = {
     "datetime": "return value.isoformat()",
@@ -45,28 +43,6 @@ def dumps(value: Any, step: str) -> str:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise Unusable(f"what do_action of {step} returned cannot be JSON: {error}") from error
-
-
-def fits_xcom(value: Any) -> bool:
-    """Return whether every part of a JSON value can be stored as an XCom.
-
-    Airflow's workers send XComs as msgpack, whose whole numbers have 64 bits and whose strings are UTF-8 (a file name
-    that is not UTF-8 holds lone surrogates); PostgreSQL's jsonb, where it keeps them, has no NUL.
-    """
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, dict):
-            stack.extend(item)
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, str):
-            if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in item):
-                return False
-        elif isinstance(item, int) and not -(2**63) <= item < 2**63:
-            return False
-    return True
 
 
 def _check(value: Any, step: str) -> None:

@@ -35,6 +35,9 @@ _AIRFLOW_IS_AWAY = {"AirflowRuntimeError", "ConnectError", "ConnectTimeout", "Re
 # What else than an identity a wasb connection may hold in its extra, as WasbHook reads it.
 _WASB_SECRETS = ("sas_token", "shared_access_key", "account_key")
 
+# What a connection to a Batch account holds, as messages say it.
+_BATCH_FIELDS = "extra account_url, login and password"
+
 _QUIETED = {
     "azure.identity": logging.ERROR,
     "azure.core.pipeline.policies.http_logging_policy": logging.WARNING,
@@ -76,7 +79,7 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
         """
         from azure.batch import BatchClient
 
-        with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
+        with self._connecting(self.azure_batch_conn_id, "azure_batch", _BATCH_FIELDS):
             # AzureBatchHook's own client counts no requests.
             conn = self.get_connection(self.azure_batch_conn_id)
             return BatchClient(**self._account(conn))
@@ -145,7 +148,7 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
         """
         from azure.batch.aio import BatchClient
 
-        with self._connecting(self.azure_batch_conn_id, "azure_batch", "extra account_url, login and password"):
+        with self._connecting(self.azure_batch_conn_id, "azure_batch", _BATCH_FIELDS):
             conn = await self.aget_connection(self.azure_batch_conn_id)
             account = self._account(conn, asynchronous=True)
             options: dict[str, Any] = {} if retries else {"retry_total": 0}
@@ -161,16 +164,20 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
         """Return what a Batch client is made of, by a connection as AzureBatchHook reads it.
 
         :param asynchronous: whether it is for an async client.
-        :raises ConfigError: there is no account_url.
+        :raises ConfigError: with all that is missing or wrong in the connection.
         """
         from azure.core.credentials import AzureNamedKeyCredential
 
         from airflow_batchwrap.hooks.counting import RequestCounter
 
         extra = conn.extra_dejson
-        url = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
-        if not url:
-            raise ConfigError(f"Connection {self.azure_batch_conn_id!r} has no account_url in its extra.")
+        url: Any = extra.get("account_url") or extra.get("extra__azure_batch__account_url")
+        if problems := _problems(conn, url):
+            raise ConfigError(
+                f"Connection {self.azure_batch_conn_id!r} cannot be used: {'; '.join(problems)}. Its type is "
+                f"'azure_batch'; it needs {_BATCH_FIELDS}, or no password for a managed identity. Set it in Airflow's "
+                f"Admin > Connections or in the environment variable AIRFLOW_CONN_{self.azure_batch_conn_id.upper()}."
+            )
         if conn.login and conn.password:
             key = AzureNamedKeyCredential(conn.login, conn.password)
             return {"endpoint": url, "credential": key, "per_retry_policies": [RequestCounter()]}
@@ -211,6 +218,18 @@ class BatchWrapHook(PoolCalls, TaskCalls, BulkCalls, UnusedCalls, BaseHook):
 
     def _connecting(self, conn_id: str, conn_type: str, fields: str) -> AbstractContextManager[None]:
         return _Connecting(conn_id, conn_type, fields)
+
+
+def _problems(conn: Connection, url: object) -> list[str]:
+    """Return all that is wrong with a connection to a Batch account; never its password."""
+    found = [] if url or conn.conn_type == "azure_batch" else [f"it is of type {conn.conn_type!r}"]
+    if not url:
+        found.append("it has no account_url in its extra")
+    elif not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        found.append(f"account_url = {url!r} is not the address of an account")
+    if conn.password and not conn.login:
+        found.append("it has a password (an account's key) and no login (the account's name)")
+    return found
 
 
 def _short_names(conn: Connection) -> dict[str, Any]:

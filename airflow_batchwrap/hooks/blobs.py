@@ -63,13 +63,22 @@ class BlobCalls(SasCalls):
 
     # --- results
 
-    def read_blob(self, container: str, blob: str) -> bytes | None:
-        """Return a small blob whole; None where there is none."""
+    def read_blob(self, container: str, blob: str, *, most: int | None = None) -> bytes | None:
+        """Return a small blob whole; None where there is none.
+
+        :param most: bytes; None reads whatever is there.
+        :raises ConfigError: it is larger.
+        """
         from azure.core.exceptions import ResourceNotFoundError
 
         with self.blob_call(f"read blob {blob!r} of container {container!r}"):
             try:
-                return _counted(self.blobs.get_blob_client(container, blob).download_blob().readall())
+                download = self.blobs.get_blob_client(container, blob).download_blob()
+                if most is not None and download.size > most:
+                    raise ConfigError(
+                        f"Blob {blob!r} of container {container!r} has {download.size} bytes; {most} at most are read."
+                    )
+                return _counted(download.readall())
             except ResourceNotFoundError:
                 return None
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.config.values import SHORTEST_RESIZE
 from airflow_batchwrap.hooks.autoscale import EVALUATION_INTERVAL, ScaleFormula
 from airflow_batchwrap.hooks.errors import code_of
 from airflow_batchwrap.hooks.poolviews import NodeView, PoolView
@@ -23,8 +24,6 @@ _NO_POLLING = 24 * 3600  # seconds
 _ENTITY_SELECT = ["id", "state", "metadata"]
 _WHOLE_SELECT = [*_ENTITY_SELECT, "creationTime"]
 _NODE_SELECT = ["id", "state", "startTaskInfo", "errors"]
-# Azure takes no shorter one: https://learn.microsoft.com/rest/api/batchservice/pool/resize (resizeTimeout)
-SHORTEST_RESIZE = timedelta(minutes=5)
 _GONE = {"PoolNotFound", "JobNotFound", "PoolBeingDeleted", "JobBeingDeleted"}
 
 

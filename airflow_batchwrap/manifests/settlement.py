@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow_batchwrap.attempts.record import read_record
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, NodeLost, StepFailed, StepTimeout, TryAgain
 from airflow_batchwrap.manifests.rows import CANCELLED, FAILED, MISSING, NOT_SUBMITTED, SUCCEEDED, Row, count, to_file
@@ -118,13 +119,12 @@ class Settlement:
         if row.command:
             lines = (self.hook.tail_blob(self.container, f"{row.output_prefix}/stdout.txt") or "").splitlines()
             return replace(row, value=lines[-1] if lines else None)
-        data = self.hook.read_blob(self.container, f"{row.output_prefix}/{protocol.RESULT_FILE}")
-        if data is None:
-            return replace(row, state=FAILED, failure="it left no result record: something ended it early")
         try:
-            record = protocol.Result.loads(data.decode())
-        except (protocol.ProtocolError, UnicodeDecodeError) as error:
+            record = read_record(self.hook, self.container, row.output_prefix)
+        except protocol.ProtocolError as error:
             return replace(row, state=FAILED, failure=f"its result record cannot be read: {error}")
+        if record is None:
+            return replace(row, state=FAILED, failure="it left no result record: something ended it early")
         if record.value_file is None:
             return replace(row, value=record.value)
         file = record.value_file

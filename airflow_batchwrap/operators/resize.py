@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from airflow_batchwrap.attempts.trying import Try
+from airflow_batchwrap.config.values import SHORTEST_RESIZE
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, NoCapacity, PoolError
 from airflow_batchwrap.hooks.autoscale import DeallocationOption
-from airflow_batchwrap.hooks.pools import SHORTEST_RESIZE
 from airflow_batchwrap.hooks.poolwatch import pause_for_room
 from airflow_batchwrap.instance import name_of_instance, refuse_anothers
 from airflow_batchwrap.operators.base import Setting, Templated

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import ObjectStoragePath
 
+from airflow_batchwrap.attempts.record import read_record
 from airflow_batchwrap.engine import protocol
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, TryAgain
 from airflow_batchwrap.hooks.errors import scrub
@@ -130,10 +131,11 @@ class FetchResultsOperator(BatchWrapOperator):
                 newest[parts[0]] = attempt
         for step, attempt in sorted(newest.items()):
             folder = f"{prefix}/{step}/{attempt}"
-            data = self.hook.read_blob(container, f"{folder}/{protocol.RESULT_FILE}")
             try:
-                record = protocol.Result.loads((data or b"").decode())
-            except (protocol.ProtocolError, UnicodeDecodeError) as error:
+                record = read_record(self.hook, container, folder)
+                if record is None:
+                    raise protocol.ProtocolError("it was deleted")
+            except protocol.ProtocolError as error:
                 raise ConfigError(
                     f"The result record of {step!r}, {folder}/{protocol.RESULT_FILE} in container {container!r}, "
                     f"cannot be read: {error}. Run the step again."

@@ -26,6 +26,10 @@ USER = "admin"
 LOOPBACK = "127.0.0.1"
 _PASSWORDS = "simple_auth_manager_passwords.json.generated"
 _MIGRATION_TIMEOUT = 300.0
+# Seconds that a process of Airflow waits for another one's write. After Python's own 5 s a scheduler on a busy machine
+# ends with "database is locked": https://docs.python.org/3/library/sqlite3.html#sqlite3.connect (timeout). Not much
+# longer: the API server can wait for a lock that it holds itself.
+LOCK_SECONDS = 12
 
 Settings = dict[str, dict[str, str]]
 
@@ -117,6 +121,7 @@ def create(home: Path, options: Settings) -> str:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     config = configparser.ConfigParser(interpolation=None)
     config.read(home / "airflow.cfg")
+    options = {**options, "database": {"sql_alchemy_conn": f"sqlite:///{home}/airflow.db?timeout={LOCK_SECONDS}"}}
     wanted = [(section, option, value) for section, values in options.items() for option, value in values.items()]
     missing = [each for each in _fresh_secrets() if not config.has_option(each[0], each[1])]
     for section, option, value in wanted + missing:

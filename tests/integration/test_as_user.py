@@ -123,3 +123,15 @@ def test_the_tests_that_depend_on_the_user(ordinary: Ordinary) -> None:
     assert done.returncode == 0, said[-10000:]
     assert re.search(r"\d+ passed", said)
     assert f"rootdir: {ordinary.checkout}" in said
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_killed_scheduler_leaves_nothing_to_an_ordinary_user(ordinary: Ordinary) -> None:
+    ordinary.copy()
+    python = ordinary.python()
+    one = "tests/integration/test_real_airflow.py::test_status_reports_a_component_that_died"
+    done = ordinary.run(python, "-m", "pytest", one, "-p", "no:cacheprovider", cwd=ordinary.checkout, timeout=800)
+    said = done.stdout.decode()
+    assert done.returncode == 0, said[-10000:]
+    assert "1 passed" in said

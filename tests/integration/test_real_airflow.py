@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.hooks.models import pool_options
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.naming import INSTANCE, MAKER
-from airflow_batchwrap.stack import azurite, report, state
+from airflow_batchwrap.stack import azurite, process, report, state
 from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 from airflow_batchwrap.stack.state import Record
 from tests.support.polling import until
@@ -77,6 +77,8 @@ class Up:
     client: AirflowClient
     record: Record
     password: str
+    #: What a killed process left behind; `down` is to end it.
+    orphans: list[psutil.Process] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,14 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         assert record is not None
         assert password is not None
         with AirflowClient(record.addresses["airflow"], "admin", password[1]) as client:
-            yield Up(cwd, done.stdout, client, record, password[1])
+            running = Up(cwd, done.stdout, client, record, password[1])
+            yield running
     finally:
         down = batchwrap("down", cwd=cwd)
     assert (down.returncode, down.stdout.splitlines()[-1]) == (0, "Stopped.")
     assert left_running(cwd / ".batchwrap/up") == []
+    # By number, since an ordinary user may not look into Airflow's processes.
+    assert [each.pid for each in running.orphans if not process.ended(each.pid)] == []
     assert batchwrap("down", cwd=cwd).stdout == "Nothing runs.\n"
 
 
@@ -264,13 +269,16 @@ def test_the_sweep_removes_what_a_run_left(up: Up, quickstart: report.Run, monke
 
 
 def test_status_reports_a_component_that_died(up: Up) -> None:
-    """The last one to use what runs: it breaks it."""
+    """The last one to use what runs: it breaks it. The workers of the killed scheduler are ended by the fixture."""
     fine = batchwrap("status", cwd=up.cwd)
     assert fine.returncode == 0, fine.stdout
     assert set(re.findall(r"^│ ([a-z-]+) ", fine.stdout, re.MULTILINE)) == COMPONENTS
     scheduler = up.record.airflow["scheduler"]
+    workers = psutil.Process(scheduler.pid).children(recursive=True)
     os.kill(scheduler.pid, signal.SIGKILL)
     until(lambda: scheduler.process() is None, "the scheduler's end")
+    up.orphans.extend(each for each in workers if each.is_running())
+    assert up.orphans, "no worker of the LocalExecutor outlived the scheduler: this shows nothing"
     broken = batchwrap("status", cwd=up.cwd)
     assert broken.returncode == 1
     assert re.search(r"^│ scheduler +│ died", broken.stdout, re.MULTILINE)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from airflow_batchwrap.stack.rest import AirflowClient, TaskInstance
 
 DAG_ID = "kills"
+# Python's own: what is killed may hold the lock.
+_LOCK_SECONDS = 5.0
 _ROOT = Path(__file__).resolve().parents[2]
 _FILES = _ROOT / "tests/kills/airflow"
 # A death is noticed within seconds, and not within minutes; a machine that is busy still has time to answer.
@@ -84,7 +86,7 @@ class KillStack(RealAirflow):
         # holds.py, and this package for it.
         path = [str(_FILES), str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         settings = {**_QUICK, "PYTHONPATH": os.pathsep.join(path)}
-        super().__init__(folder, azurite, settings=settings, lock_seconds=None)
+        super().__init__(folder, azurite, settings=settings, lock_seconds=_LOCK_SECONDS)
 
     def start(
         self, phase: str = "", *, wait: bool = False, inline: bool = True, fails: bool = False, dag_id: str = DAG_ID

@@ -53,9 +53,6 @@ QUICK = {
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
 }
-#: Many tasks write at once: seconds to wait for the lock of SQLite, longer than the 5 s that Python's driver waits. Not
-#: much longer: the api-server can wait for a lock that it holds itself.
-LOCK_SECONDS = 12.0
 #: What Airflow's API says when its database is locked, or when it is too busy to answer. It passes.
 _PASSING = ("Database error", "does not answer", " with 5")
 
@@ -69,7 +66,7 @@ class RealAirflow:
     :param services: connection id -> further words for ``batchwrap local serve``, such as ``--faults``. Each connection
         has a Batch service of its own; the default connection is always there.
     :param shared: a Batch service that somebody else has started, and stops, for the default connection.
-    :param lock_seconds: how long Airflow waits for its database. None: as long as Airflow does by itself.
+    :param lock_seconds: how long Airflow waits for its database, in seconds. None: as long as that of ``make up``.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class RealAirflow:
         settings: Mapping[str, str],
         services: Mapping[str, Sequence[str]] | None = None,
         shared: LocalService | None = None,
-        lock_seconds: float | None = LOCK_SECONDS,
+        lock_seconds: float | None = None,
     ) -> None:
         self.folder, self.dags = folder, folder / "dags"
         self.dags.mkdir(exist_ok=True)

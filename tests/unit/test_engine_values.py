@@ -40,7 +40,7 @@ def test_a_value_crosses_the_protocol_both_ways(value: Any) -> None:
         protocol.DONE,
         "2026-01-01T00:00:00+00:00",
         "2026-01-01T00:00:01+00:00",
-        value=value,
+        value=value if protocol.fits_xcom(value) else None,
         files=[protocol.ResultFile(".a", "dot.a", 1, "00")],
         error=protocol.StepError("E", "m"),
     )
@@ -52,9 +52,9 @@ def test_what_fits_an_xcom_is_what_airflow_can_send(value: Any) -> None:
     try:
         sent = msgspec.msgpack.decode(msgspec.msgpack.encode(value))
     except (OverflowError, UnicodeEncodeError):
-        assert not values.fits_xcom(value)
+        assert not protocol.fits_xcom(value)
         return
-    if values.fits_xcom(value):
+    if protocol.fits_xcom(value):
         assert repr(sent) == repr(value)
     else:  # of 64 bits without a sign, or a NUL, which databases do not take
         assert "\\u0000" in json.dumps(value) or re.search("[0-9]{19}", json.dumps(value))
@@ -68,10 +68,17 @@ def test_what_fits_an_xcom_is_what_airflow_can_send(value: Any) -> None:
         (-(2**63) - 1, False),
         ({"a\0": 1}, False),
         (["caf\udce9.txt"], False),
+        ([1e999], False),
+        # Keys that Airflow's serialization refuses, or reads as another object; and our own.
+        ([{"__classname__": "a.B", "__version__": 1}], False),
+        ({"a": {"__id__": 1}}, False),
+        ({"__type": "datetime", "__var": 5}, False),
+        ({"__type": "datetime", "__data__": 5, "__version__": 1}, True),
+        ({"batchwrap_reference": {"container": "c", "blob": "b", "size": 1, "sha256": "00"}}, False),
     ],
 )
 def test_what_fits_an_xcom(value: Any, fits: bool) -> None:
-    assert values.fits_xcom(value) is fits
+    assert protocol.fits_xcom(value) is fits
 
 
 def test_subclasses_travel_as_the_plain_type() -> None:
@@ -105,7 +112,7 @@ def test_a_value_that_holds_itself_or_is_too_deep_is_refused() -> None:
     own: list[Any] = []
     own += [own, own]
     deep: list[Any] = []
-    for _ in range(values.DEPTH_LIMIT):
+    for _ in range(protocol.DEPTH_LIMIT):
         deep = [deep]
     for value in (own, deep):
         with pytest.raises(Unusable, match="nested deeper than 200 levels, or holds itself"):
@@ -131,9 +138,42 @@ def test_a_malformed_call_is_a_protocol_error(text: str) -> None:
         protocol.Call.loads(text)
 
 
+FILE = {"path": "a", "stored": "a", "size": 1, "sha256": "00"}
+DEEP: list[Any] = []
+for _ in range(protocol.DEPTH_LIMIT):
+    DEEP = [DEEP]
+
+
 @pytest.mark.parametrize(
-    "text", ['{"protocol": 1}', '{"protocol": 1, "outcome": "done", "started": "", "ended": "", "files": [{}]}']
+    "changed",
+    [
+        {"outcome": None},
+        {"outcome": "well"},
+        {"outcome": {"no": 1}},
+        {"started": 5},
+        {"files": [{}]},
+        {"files": {"a": 1}},
+        {"files": [{**FILE, "path": 5}]},
+        {"files": [{**FILE, "size": "1"}]},
+        {"value_file": {"path": "../../e1-a1/value.json", "size": 1, "sha256": "00"}},
+        {"value_file": {"path": "value.json", "size": "huge", "sha256": "00"}},
+        {"error": {"type": 5, "message": "m"}},
+        {"value": float("nan")},
+        {"value": "x" * protocol.INLINE_VALUE_LIMIT},
+        {"value": DEEP},
+        {"value": ["a\0"]},
+        {"value": {"batchwrap_reference": {"container": "others", "blob": "b", "size": 1, "sha256": "00"}}},
+    ],
+    ids=lambda changed: str(changed)[:40],
 )
-def test_a_malformed_record_is_a_protocol_error(text: str) -> None:
+def test_a_malformed_record_is_a_protocol_error(changed: dict[str, Any]) -> None:
+    fine = {"protocol": 1, "outcome": "done", "started": "", "ended": "", "files": [FILE]}
+    protocol.Result.loads(json.dumps(fine))
+    with pytest.raises(protocol.ProtocolError, match="result record is malformed"):
+        protocol.Result.loads(json.dumps({**fine, **changed}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"protocol": 1}', "[]", ""])
+def test_what_is_no_record_is_a_protocol_error(text: str) -> None:
     with pytest.raises(protocol.ProtocolError):
         protocol.Result.loads(text)

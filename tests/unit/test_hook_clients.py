@@ -48,3 +48,27 @@ def test_account_keys_need_no_sign_in_of_identities(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AIRFLOW_CONN_WASB_DEFAULT", json.dumps({**BLOB, "host": "http://127.0.0.1:1/me"}))
     done = subprocess.run([sys.executable, "-c", CLIENTS], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.usefixtures("airflow_home")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"extra": {}}, ["it has no account_url in its extra"]),
+        ({"extra": {}, "login": ""}, ["it has no account_url in its extra", "(an account's key) and no login"]),
+        ({"extra": {}, "conn_type": "http"}, ["it is of type 'http'", "it has no account_url in its extra"]),
+        ({"extra": {"account_url": "me.westus.batch.azure.com"}}, ["account_url = 'me.westus.batch.azure.com' is not"]),
+    ],
+)
+def test_all_that_is_wrong_with_a_batch_connection_is_told(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], said: list[str]
+) -> None:
+    from airflow_batchwrap import BatchWrapHook
+    from airflow_batchwrap.exceptions import ConfigError
+
+    monkeypatch.setenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT", json.dumps({**BATCH, **changes}))
+    with pytest.raises(ConfigError) as caught:
+        _ = BatchWrapHook().batch
+    for words in [*said, "it needs extra account_url, login and password", "AIRFLOW_CONN_AZURE_BATCH_DEFAULT"]:
+        assert words in str(caught.value)
+    assert KEY not in str(caught.value)

@@ -45,6 +45,24 @@ def test_database_is_migrated(made: Path) -> None:
     assert {"dag_run", "task_instance", "xcom", "alembic_version"} <= tables
 
 
+def test_a_write_of_another_process_is_waited_for(made: Path, tmp_path: Path) -> None:
+    """A busy machine takes longer than the 5 s of Python for a write; the scheduler would end with an error."""
+    code = (
+        "from sqlalchemy import text; from airflow import settings\n"
+        "print(settings.engine.url.database, settings.engine.connect().execute(text('PRAGMA busy_timeout')).scalar())\n"
+        "print(settings.async_engine.url.database, settings.async_engine.url.query['timeout'])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        env=home.environment(made),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.splitlines()[-2:] == [f"{made}/airflow.db 12000", f"{made}/airflow.db 12"]
+
+
 @pytest.mark.as_user
 def test_secrets_are_private_and_stay_when_the_home_is_used_again(made: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_text() for path in made.iterdir() if path.suffix in {".cfg", ".generated"}}

@@ -23,6 +23,14 @@ Left = Callable[[], list[str]]
 FINE = "def do_action(engine, *args):\n    return list(args)\n"
 
 
+FORGED = """import os
+def do_action(engine):
+    os.mkdir('batchwrap-out')
+    with open('batchwrap-out/result.json', 'w') as record:
+        record.write({})
+    os._exit(0)
+"""
+
 # Step, and what its error must say.
 BAD_STEPS = {
     "no_do_action": ("x = 1\n", ["do_action"]),
@@ -49,6 +57,15 @@ BAD_STEPS = {
         ["SIGKILL", "137"],
     ),
     "leaves": ("import os\ndef do_action(engine):\n    os._exit(0)\n", ["no result record"]),
+    # What a step leaves is read as what it may be: these would break the worker, or read another DAG's blob.
+    "forged_depth": (FORGED.format("'[' * 100_000"), ["cannot be read", "nested too deeply"]),
+    "forged_value": (
+        FORGED.format(
+            """'{"protocol": 1, "outcome": "done", "started": "", "ended": "", "value": {"batchwrap_reference": '
+        '{"container": "others", "blob": "secrets", "size": 1, "sha256": "00"}}}'"""
+        ),
+        ["cannot be read", "a value that had to go into a file"],
+    ),
     "wrong_arguments": ("def do_action(engine, a, b):\n    return 1\n", ["argument"]),
     "syntax": ("def do_action(engine:\n", ["1_syntax.py", "line 1"]),
 }
@@ -185,6 +202,13 @@ def test_a_missing_connection_is_told(run_workflow: Workflow, monkeypatch: pytes
         ('steps="steps", pool_config={"vm_sizes": "x"}', "vm_size"),
         ('steps="steps", pool_config={"target_dedicated_nodes": "many"}', "many"),
         ('steps="steps", pool_config="batch.json"', "task_slots_per_node"),
+        ('steps="steps", pool_config="batch.json"', "step_timeout"),
+        ('steps="nowhere", pool_config="batch.json"', "nowhere"),
+        ('steps="nowhere", pool_config="batch.json"', "step_timeout"),
+        ('steps="steps", pool_config={}, inline_wait="1 min"', "config=WorkflowConfig(inline_wait=...)"),
+        ('steps="steps", vm_size="x", retries=3', "vm_size is the pool's: pool_config=PoolConfig(vm_size=...)"),
+        ('steps="steps", vm_size="x", retries=3', "retries is not an argument of a workflow"),
+        ('steps="steps", vm_size="x", retries=3', "task_args={'retries': ...}"),
     ],
 )
 def test_a_wrong_set_up_is_one_import_error(dags_folder: Path, airflow_home: Path, source: str, said: str) -> None:
@@ -195,7 +219,7 @@ def test_a_wrong_set_up_is_one_import_error(dags_folder: Path, airflow_home: Pat
         (folder / name).mkdir(parents=True)
         (folder / name / ".airflowignore").write_text("*\n")
     (folder / "steps/1_a.py").write_text(FINE)
-    (folder / "batch.json").write_text('{"task_slots_per_node": "several"}')
+    (folder / "batch.json").write_text('{"task_slots_per_node": "several", "workflow": {"step_timeout": 5}}')
     (folder / "wrong.py").write_text(
         "from airflow.sdk import DAG\nfrom airflow_batchwrap import BatchWorkflow\n"
         f'with DAG("wrong", schedule=None):\n    BatchWorkflow("w", {source})\n'

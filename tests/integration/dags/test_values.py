@@ -26,6 +26,10 @@ SEEN = """def do_action(engine, *args):
 """
 
 
+# Keys that mean something in Airflow's XComs, and in those of this package.
+RESERVED = [{"__type": "datetime", "__var": 5}, {"__classname__": "a.B"}, {"batchwrap_reference": {}}]
+
+
 def write(folder: Path, steps: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     (folder / ".airflowignore").write_text("*\n")
@@ -241,3 +245,17 @@ def test_a_late_value_that_is_wrong_is_told_where_it_is_used(bench: Bench, pool:
         PoolConfig(pool_wait_timeout="{{ x }}").rendered(lambda _: "soon")
     with pytest.raises(ConfigError, match="cannot be passed as JSON"):
         bench.run(bench.make(RunBatchTaskOperator, pool_id=pool, command="true", args=[timedelta(1)]))
+
+
+def test_a_value_that_would_mean_something_to_airflow_arrives_as_it_is(bench: Bench, hook: BatchWrapHook) -> None:
+    from airflow.sdk.serde import deserialize, serialize
+
+    from airflow_batchwrap import CreatePoolOperator, RunBatchTaskOperator
+
+    steps = bench.steps(_1_a=f"def do_action(engine):\n    return {RESERVED!r}\n", _2_b=ECHO)
+    workspace = bench.run(bench.make(CreatePoolOperator, "create_pool", pool_config={}, steps=steps))
+    first = bench.run(bench.make(RunBatchTaskOperator, "1_a", step="1_a.py", workspace=workspace))
+    stored = deserialize(serialize(first))
+    assert hook.value_of(stored) == RESERVED
+    second = bench.run(bench.make(RunBatchTaskOperator, "2_b", step="2_b.py", workspace=workspace, value=stored))
+    assert hook.value_of(second) == [RESERVED]

@@ -143,6 +143,7 @@ async def test_a_connection_that_is_missing_or_half_is_told(
     set_connection(monkeypatch, local_service, extra={})
     told = await event(PoolTrigger(pool_id="p", min_nodes=None, **common()))
     assert "has no account_url" in told["error"]
+    assert "Set it in Airflow's Admin > Connections" in told["error"]
     monkeypatch.delenv("AIRFLOW_CONN_AZURE_BATCH_DEFAULT")
     told = await event(PoolTrigger(pool_id="p", min_nodes=None, **common()))
     assert "AIRFLOW_CONN_AZURE_BATCH_DEFAULT" in told["error"]
