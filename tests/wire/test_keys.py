@@ -24,6 +24,8 @@ from tests.support.wire import connect
 
 pytestmark = pytest.mark.as_user
 
+#: All addresses of this machine.
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - to be refused, or reached by each of them
 #: The published key with another last letter: base64 decodes it to the same bytes.
 TWIN = DEV_KEY.removesuffix("Q==") + "R=="
 
@@ -140,7 +142,7 @@ def test_published_key_is_used_and_never_kept(data: Path, option: list[str]) -> 
 @pytest.mark.parametrize("option", [["--dev-key"], ["--key", DEV_KEY], ["--key", TWIN]])
 @pytest.mark.parametrize("command", ["serve", "start"])
 def test_published_key_opens_no_address_that_others_reach(data: Path, command: str, option: list[str]) -> None:
-    answer = CliRunner().invoke(app, [command, "--data", str(data), "--host", "0.0.0.0", "--plain-http", *option])
+    answer = CliRunner().invoke(app, [command, "--data", str(data), "--host", EVERYWHERE, "--plain-http", *option])
     assert answer.exit_code == 1
     assert "published key is not used on 0.0.0.0" in answer.stderr
 
@@ -194,7 +196,7 @@ def test_directory_of_somebody_else_is_refused() -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "start"])
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "batch.example"])
+@pytest.mark.parametrize("host", [EVERYWHERE, "::", "192.0.2.1", "batch.example"])
 def test_address_that_others_reach_needs_tls_or_a_flag(data: Path, command: str, host: str) -> None:
     answer = CliRunner().invoke(app, [command, "--data", str(data), "--host", host])
     assert answer.exit_code == 1
@@ -206,7 +208,7 @@ def test_address_that_others_reach_needs_tls_or_a_flag(data: Path, command: str,
 @pytest.mark.parametrize("option", ["--plain-http", "--tls"])
 def test_service_on_all_addresses_is_reached_by_each(data: Path, option: str) -> None:
     address = own_address()
-    service = runner.launch(data, ["--host", "0.0.0.0", "--name", "batch.example", option])
+    service = runner.launch(data, ["--host", EVERYWHERE, "--name", "batch.example", option])
     port = service.url.rpartition(":")[2]
     assert service.url.partition("://")[2] == f"127.0.0.1:{port}"
     assert get(service, "", address) == 200
