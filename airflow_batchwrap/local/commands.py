@@ -118,11 +118,16 @@ def _check(role: str, tls: bool, cert: Path | None, cert_key: Path | None, trust
         raise _fail("Give --cert and --cert-key together: a certificate and its private key.")
     if tls and cert:
         raise _fail("Give --tls or --cert, not both: --tls makes a certificate of its own.")
-    for path in trust:
+    for whence, path in [*(("--trust ", path) for path in trust), *(("SSL_CERT_FILE=", path) for path in _private())]:
         try:
             ssl.create_default_context(cafile=path)
         except (OSError, ssl.SSLError):
-            raise _fail(f"--trust {path} holds no certificate that can be read: give a file in PEM.") from None
+            raise _fail(f"{whence}{path} holds no certificate that can be read: give a file in PEM.") from None
+
+
+def _private() -> list[Path]:
+    """The authorities that this machine trusts beside the well-known ones, as OpenSSL's own variable says."""
+    return [Path(path)] if (path := os.environ.get("SSL_CERT_FILE")) else []
 
 
 def _tell(service: LocalService) -> None:
@@ -196,7 +201,7 @@ def serve(
                 request_time=request_time,
                 access_log=access_log,
                 tls=files,
-                trusted=[path.absolute() for path in trust or ()],
+                trusted=[path.absolute() for path in (*(trust or ()), *_private())],
                 role=role,
                 turns=turns,
                 names=names,

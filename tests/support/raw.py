@@ -88,3 +88,16 @@ def signed(
     raw = b"" if body is None else json.dumps(body).encode()
     status, answer = ask(service, head(service, method, path, raw, query) + raw)
     return status, json.loads(answer or b"{}")
+
+
+def page(service: LocalService, path: str) -> tuple[int, str]:
+    """A page, with the cookie that its token gives."""
+    token = (service.data / "page-token").read_text().strip()
+    host = service.url.partition("://")[2]
+    with connect(service) as connection:
+        connection.sendall(f"GET /ui/?token={token} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = connection.recv(64 * 1024).decode()
+    cookie = next(line for line in answer.split("\r\n") if line.lower().startswith("set-cookie"))
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie.partition(': ')[2].partition(';')[0]}\r\n\r\n"
+    status, body = ask(service, request.encode())
+    return status, body.decode()

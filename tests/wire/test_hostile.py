@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pytest
-from tests.support.stalls import Watched
 
 from tests.support import stalls
-from tests.support.raw import ask, connect, head, signed
+from tests.support.raw import ask, connect, head, page, signed
+from tests.support.stalls import Watched
 from tests.support.wire import Services, Wire
 
 
@@ -151,7 +150,7 @@ def test_hiding_secrets_keeps_nobody(watched: Watched, name: str) -> None:
     job = wire.job("nowhere")
     task = wire.add(job, HOSTILE[name])
     watched.forget()
-    status, text = page(wire, f"/ui/jobs/{job}/tasks/{task}")
+    status, text = page(wire.service, f"/ui/jobs/{job}/tasks/{task}")
     assert status == 200, text
     watched.no_stall()
 
@@ -162,22 +161,8 @@ def test_many_items_keep_nobody(watched: Watched) -> None:
     body = {"id": wire.name("job"), "poolInfo": {"poolId": "nowhere"}, "metadata": metadata}
     assert signed(wire.service, "POST", "/jobs", body=body)[0] == 201
     watched.forget()
-    status, text = page(wire, f"/ui/jobs/{body['id']}")
+    status, text = page(wire.service, f"/ui/jobs/{body['id']}")
     assert status == 200, text
     assert "metadata that are not shown" in text
     assert "secret" not in text
     watched.no_stall()
-
-
-def page(wire: Wire, path: str) -> tuple[int, str]:
-    """A page, with the cookie that its token gives."""
-    token = (wire.service.data / "page-token").read_text().strip()
-    host = wire.service.url.partition("://")[2]
-    opened = f"GET /ui/?token={quote(token)} HTTP/1.1\r\nHost: {host}\r\n\r\n"
-    with connect(wire.service) as connection:
-        connection.sendall(opened.encode())
-        answer = connection.recv(64 * 1024).decode()
-    cookie = next(line for line in answer.split("\r\n") if line.lower().startswith("set-cookie"))
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie.partition(': ')[2].partition(';')[0]}\r\n\r\n"
-    status, body = ask(wire.service, request.encode())
-    return status, body.decode()

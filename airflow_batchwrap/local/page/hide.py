@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 HIDDEN = "(hidden)"
-#: How much of a text (characters) and of a list (items) a page shows: a body may be a megabyte, which nobody reads there,
-#: and which would keep everybody else waiting.
+#: How much of a text (characters) and of a list (items) a page shows: a body may be a megabyte, which nobody reads
+#: there, and which would keep everybody else waiting.
 TEXT, ITEMS = 16 * 1024, 500
 
 _SETTINGS = frozenset({"environmentSettings", "commonEnvironmentSettings"})
