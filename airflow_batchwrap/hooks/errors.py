@@ -57,7 +57,8 @@ def is_capacity(code: str, text: str = "") -> bool:
 
 def scrub(text: str) -> str:
     """Return a text without what could be a SAS: the query of every URL and every signature is cut out."""
-    text = re.sub(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*", "?...", text)
+    # What follows a question mark is found as a whole, and looked at then: each text is read once, however it is made.
+    text = re.sub(r"\?[^\s'\"<>)]*", lambda query: "?..." if "=" in query[0] else query[0], text)
     return re.sub(r"(?i)\b(sig|signature|AccountKey|SharedAccessSignature)=[^\s&;'\"<>)]+", r"\1=...", text)
 
 

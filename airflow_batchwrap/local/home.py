@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,44 @@ ACCOUNT = "batchwraplocal"
 #: The published key of ``--dev-key``: known to everybody, so it is worth nothing off this machine.
 DEV_KEY = base64.b64encode(b"airflow-batchwrap local Batch service: published development key").decode()
 
+#: The fewest bytes of a key, once decoded: as many as SHA-256 gives. A shorter key weakens the signatures that are made
+#: with it (RFC 2104, section 3: https://www.rfc-editor.org/rfc/rfc2104#section-3).
+SHORTEST_KEY = 32
+
 #: Characters of the page's token: 32 bytes in base64.
 TOKEN_LENGTH = 43
 
 
 class HomeError(Exception):
     """The data directory cannot be used; the message says why and what to do."""
+
+
+def decode_key(text: str, whence: str, remedy: str) -> bytes:
+    """Decode an account's key, and refuse what is none.
+
+    :param text: the key in base64.
+    :param whence: where it comes from, for the message.
+    :param remedy: what to do about a key that is none, for the message.
+    :return: its bytes, at least `SHORTEST_KEY` of them.
+    :raises HomeError: it is empty, no base64, or too short. The message does not hold it.
+    """
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise HomeError(f"{whence} is not in base64: {remedy}.") from None
+    if not key:
+        raise HomeError(f"{whence} is empty: {remedy}.")
+    if len(key) < SHORTEST_KEY:
+        raise HomeError(f"{whence} has {len(key)} bytes once decoded, and needs {SHORTEST_KEY} at least: {remedy}.")
+    return key
+
+
+def is_published(key: bytes) -> bool:
+    """Whether a key is the published one: its bytes count, since base64 can be written in several ways.
+
+    :param key: a key, decoded.
+    """
+    return key == base64.b64decode(DEV_KEY)
 
 
 @dataclass(frozen=True)
@@ -37,17 +70,29 @@ class Home:
 
     @classmethod
     def make(cls, path: Path) -> Home:
-        """Make the directory where it is missing, readable for its owner alone.
+        """Make the directory where it is missing, and close it to all but its owner in any case.
 
         :param path: the directory.
         :return: it.
-        :raises HomeError: it cannot be made.
+        :raises HomeError: it cannot be made or closed, or it is one that all users share.
         """
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise HomeError(f"The data directory {path} cannot be made ({error.strerror}): name another one.") from None
-        return cls(path.resolve())
+        home = cls(path.resolve())
+        mode = stat.S_IMODE(home.path.stat().st_mode)
+        if mode & stat.S_ISVTX or home.path == Path(home.path.anchor):
+            raise HomeError(f"{path} is shared by all users: name a data directory of its own, such as {path}/batch.")
+        if mode & 0o077:
+            try:
+                home.path.chmod(0o700)
+            except OSError as error:
+                raise HomeError(
+                    f"The data directory {path} is open to other users (mode {mode:04o}) and cannot be closed "
+                    f"({error.strerror}): name one of your own."
+                ) from None
+        return home
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -73,20 +118,37 @@ class Home:
     def key(self, given: str | None = None) -> str:
         """The key of this directory, made at random the first time.
 
-        :param given: a key to use and keep instead.
+        :param given: a key to use and keep instead. The published one is not kept: a later start without it would
+            open the machine to anybody.
         :return: the key in base64.
-        :raises HomeError: the given key is no base64.
+        :raises HomeError: the key that is given or kept is none, or the kept one is the published one.
         """
         path = self.path / "key"
         if given is not None:
-            try:
-                base64.b64decode(given, validate=True)
-            except ValueError:
-                raise HomeError("The key is not in base64: give one that is, or none for a random one.") from None
-            self.write("key", given, replace=True)
-        elif not path.exists():
+            given = given.strip()
+            decoded = decode_key(given, "The key", "give 64 random bytes in base64, or none for a random key")
+            if not is_published(decoded):
+                self.write("key", given, replace=True)
+            return given
+        if not path.exists():
             self.write("key", base64.b64encode(secrets.token_bytes(64)).decode(), replace=False)
-        return path.read_text().strip()
+        return self.kept_key()
+
+    def kept_key(self) -> str:
+        """The key that this directory keeps.
+
+        :return: the key in base64.
+        :raises HomeError: there is none, it is none, or it is the published one.
+        """
+        path = self.path / "key"
+        remedy = "remove the file for a random key"
+        try:
+            text = path.read_bytes().decode("ascii", "replace").strip()
+        except OSError as error:
+            raise HomeError(f"The key file {path} cannot be read: {error.strerror}.") from None
+        if is_published(decode_key(text, f"The key in {path}", remedy)):
+            raise HomeError(f"The key in {path} is the published one, which opens this machine: {remedy}.")
+        return text
 
     def token(self) -> str:
         """The token that opens the page, made at random the first time.
@@ -107,15 +169,22 @@ class Home:
         """
         return f"{url}/ui/?token={self.token()}"
 
-    def note(self, pid: int, url: str, account: str, authority: Path | None = None) -> None:
+    def note(self, pid: int, url: str, account: str, authority: Path | None = None, *, published: bool = False) -> None:
         """Note the service that runs here.
 
         :param pid: its process id.
         :param url: its address.
         :param account: its account's name.
         :param authority: the certificate that its clients have to trust; None without TLS, or where it is not known.
+        :param published: its key is the published one, which is not kept.
         """
-        told = {"pid": pid, "url": url, "account": account, "authority": str(authority) if authority else None}
+        told: dict[str, Any] = {
+            "pid": pid,
+            "url": url,
+            "account": account,
+            "authority": str(authority) if authority else None,
+        }
+        told["published"] = published
         self.write("service.json", json.dumps(told), replace=True)
 
     def read_note(self) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_batchwrap.local.faults import Faults
-from airflow_batchwrap.local.home import Home
+from airflow_batchwrap.local.home import Home, HomeError
 from airflow_batchwrap.local.wire import tokens
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.wire.routes import Operation
@@ -56,9 +56,19 @@ class Identity:
         :param role: one of `ROLES`.
         :param faults: what goes wrong on purpose.
         :return: it.
+        :raises HomeError: what is kept of it cannot be read.
         """
-        kept = json.loads(home.kept("identity.json", _fresh))
-        authority = tokens.Authority(kept["tenant"], bytes.fromhex(kept["key"]))
+        try:
+            kept = json.loads(home.kept("identity.json", _fresh))
+            authority = tokens.Authority(kept["tenant"], bytes.fromhex(kept["key"]))
+            # An empty secret would be anybody's.
+            whole = all(kept[name] for name in ("client", "object", "secret", "key"))
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise HomeError(
+                f"{home.path / 'identity.json'} holds no managed identity that can be read: remove it for a new one."
+            )
         return cls(kept["client"], kept["object"], kept["secret"], authority, role, faults or Faults())
 
     def token(self, resource: str, now: float) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from airflow_batchwrap.local.home import ACCOUNT, Home, HomeError
+from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError
 
 #: Pause between two looks at a service that starts or stops, in seconds.
 _LOOK = 0.02
@@ -151,9 +150,8 @@ def attach(data: Path) -> LocalService | None:
     if note is None or not home.locked():
         return None
     try:
-        key = (home.path / "key").read_text().strip()
-        base64.b64decode(key, validate=True)
-    except (OSError, ValueError):
+        key = DEV_KEY if note.get("published") else home.kept_key()
+    except HomeError:
         return None
     authority = Path(note["authority"]) if note.get("authority") else None
     return LocalService(note["url"], note["account"], key, int(note["pid"]), home.path, authority)

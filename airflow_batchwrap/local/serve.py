@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import errno
-import ipaddress
 import os
 import signal
 import socket
@@ -17,12 +16,13 @@ from typing import TextIO
 
 import uvicorn
 
+from airflow_batchwrap.local import hosts
 from airflow_batchwrap.local.api.accesslog import AccessLog
 from airflow_batchwrap.local.api.connection import Connection
 from airflow_batchwrap.local.control.pace import INSTANT, Pace
 from airflow_batchwrap.local.control.world import Config
 from airflow_batchwrap.local.faults import Faults
-from airflow_batchwrap.local.home import Home, HomeError
+from airflow_batchwrap.local.home import Home, HomeError, is_published
 from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
@@ -45,20 +45,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address reaches this machine alone.
-
-    :param host: a host name or an IP address.
-    :return: whether it does.
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -103,6 +89,7 @@ def serve(
     trusted: Sequence[Path] = (),
     role: str = "contributor",
     turns: Path | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP; all of the tasks' processes are ended then.
 
@@ -121,20 +108,19 @@ def serve(
     :param trusted: certificates of more authorities that the nodes trust when they transfer files.
     :param role: of the managed identity on the account.
     :param turns: a file for a line about each long turn of the loop (`turns.Turns`).
+    :param names: more host names and addresses by which clients reach the service.
     :raises HomeError: the state in the data directory cannot be read, or a file of lines cannot be written.
     """
     port = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    url = f"{'https' if tls else 'http'}://{shown}:{port}"
+    scheme = "https" if tls else "http"
     if tls and tls.authority:
         trusted = (tls.authority, *trusted)
-    names = {shown, "localhost"} if is_loopback(host) else {shown, "localhost", "127.0.0.1", socket.gethostname()}
     config = Config(
         data=home.path,
         account=account,
         key=base64.b64decode(key),
-        url=url,
-        hosts=frozenset(f"{name}:{port}".lower() for name in names),
+        url=hosts.url(host, port, scheme),
+        hosts=hosts.accepted([*hosts.LOOPBACK, *hosts.others(host), *names], port, scheme),
         pace=pace,
         capacity=capacity,
         quotas=quotas or Quotas(),
@@ -217,7 +203,8 @@ async def _serve_world(
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, setattr, server, "should_exit", True)
     # The port is open already: whoever reads this note and connects is answered as soon as the server runs.
-    home.note(os.getpid(), config.url, config.account, tls.authority if tls else None)
+    authority, published = tls.authority if tls else None, is_published(config.key)
+    home.note(os.getpid(), config.url, config.account, authority, published=published)
     try:
         await server.serve(sockets=[listener])
     finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
-import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,13 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_batchwrap.local.home import Home, HomeError
+from airflow_batchwrap.local.hosts import LOOPBACK
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate, CertificateBuilder, GeneralName, KeyUsage
-
-#: The names that every local service has.
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 #: How long the authority and what it signs are good for. 398 days is the most that browsers take from a server
 #: (https://support.apple.com/en-us/102028).
@@ -95,14 +92,6 @@ def context(files: TlsFiles) -> ssl.SSLContext:
             "key without a passphrase."
         ) from None
     return made
-
-
-def own_names(host: str) -> list[str]:
-    """Return the names, beside those of loopback, under which clients find a service.
-
-    :param host: the address that it listens on.
-    """
-    return [] if host in LOOPBACK else [host, socket.gethostname()]
 
 
 # --- the authority

@@ -106,6 +106,30 @@ def test_secrets_are_hidden_at_any_depth() -> None:
     assert "SECRET" in json.dumps(body)
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("curl https://a/b?sig=S -o x", "curl https://a/b?(hidden) -o x"),
+        ("curl https://a/b# https://c/#d?sig=S", "curl https://a/b# https://c/#d?(hidden)"),
+        ("git clone https://me:S@host/x?", "git clone https://(hidden)@host/x?"),
+        ("https://S@S@host http://a/b@c", "https://(hidden)@host http://a/b@c"),
+        ("http://S:S@h/http://S@h?S", "http://(hidden)@h/http://(hidden)@h?(hidden)"),
+        ("run --sig=S AccountKey=S;x password=S", "run --sig=(hidden) AccountKey=(hidden);x password=(hidden)"),
+        ("echo a?b=c", "echo a?b=c"),
+    ],
+)
+def test_text_loses_what_signs_or_opens(text: str, shown: str) -> None:
+    assert hide.text(text) == shown
+
+
+def test_long_text_is_cut_before_a_word_not_in_it() -> None:
+    start = "x" * (hide.TEXT - 20)
+    shown = hide.text(f"{start} https://me:SECRET@host/path and more")
+    assert shown == f"{start} (37 characters more)"
+    assert "SECRET" not in hide.text("https://me:SECRET" * 2000)
+    assert "SECRET" not in hide.address("https://me:SECRET" * 2000)
+
+
 @given(header=st.text("bytes=0123-, ", max_size=12), size=st.integers(0, 40))
 def test_range_lies_inside(header: str, size: int) -> None:
     try:

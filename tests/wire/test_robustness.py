@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import gzip
-import hashlib
-import hmac
 import http.client
 import json
 import os
 import random
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -26,53 +21,10 @@ from azure.core.credentials import AzureNamedKeyCredential
 
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.wire import routes
+from tests.support.raw import ask, connect, head
 
 if TYPE_CHECKING:
-    from airflow_batchwrap.local.runner import LocalService
     from tests.support.wire import Wire
-
-VERSION = "2025-06-01"
-
-
-def connect(service: LocalService) -> socket.socket:
-    """A bare connection."""
-    host, _, port = service.url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
-
-
-def head(service: LocalService, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
-    """The head of a signed request."""
-    date, kind = formatdate(usegmt=True), "application/json; odata=minimalmetadata" if body else ""
-    length = headers.pop("length", str(len(body)) if body or method not in ("GET", "HEAD") else "")
-    encoding = headers.get("Content_Encoding", "")
-    lines = [method, encoding, "", length, "", kind, "", "", "", "", "", "", f"ocp-date:{date}"]
-    lines += [f"/{service.account}{path}", f"api-version:{VERSION}"]
-    digest = hmac.new(base64.b64decode(service.key), "\n".join(lines).encode(), hashlib.sha256).digest()
-    sent = {
-        "Host": service.url.removeprefix("http://"),
-        "ocp-date": date,
-        "Authorization": f"SharedKey {service.account}:{base64.b64encode(digest).decode()}",
-    }
-    sent |= {"Content-Length": length} if length else {}
-    sent |= {"Content-Type": kind} if kind else {}
-    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    text = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
-    return f"{method} {path}?api-version={VERSION} HTTP/1.1\r\n{text}\r\n".encode()
-
-
-def ask(service: LocalService, request: bytes) -> tuple[int, bytes]:
-    """Send bytes as they are, and read the answer; 0 where the connection was closed without one."""
-    with connect(service) as connection:
-        with contextlib.suppress(ConnectionError):
-            connection.sendall(request)
-        with contextlib.closing(
-            http.client.HTTPResponse(connection, method=request[:4].decode("latin-1").strip())
-        ) as answer:
-            try:
-                answer.begin()
-                return answer.status, answer.read()
-            except (http.client.HTTPException, ConnectionError):
-                return 0, b""
 
 
 @pytest.fixture(scope="module")

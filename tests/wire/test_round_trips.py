@@ -61,10 +61,6 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
-#: What is never shown.
-SECRET = {"password", "sshPrivateKey"}
-
-
 def make(model: str, stem: str = "v") -> dict[str, Any]:
     """A body with all of a model's properties that a client may set."""
     body: dict[str, Any] = {}
@@ -91,7 +87,7 @@ def _value(known: schema.Property, text: str) -> Any:
 def within(sent: Any, shown: Any) -> bool:
     """Whether all that was sent is shown; what was added by default may stand beside it."""
     if isinstance(sent, dict):
-        told = {name: value for name, value in sent.items() if name not in SECRET}
+        told = {name: value for name, value in sent.items() if name not in schema.SECRETS}
         return isinstance(shown, dict) and all(
             name in shown and within(value, shown[name]) for name, value in told.items()
         )

@@ -191,12 +191,15 @@ def secure_web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("trusted", ["--trust", "SSL_CERT_FILE", ""])
 def test_nodes_trust_what_they_are_told_to(
-    launch: Launch, wire: Wire, secure_web: tuple[str, Path], trusted: bool
+    launch: Launch, wire: Wire, secure_web: tuple[str, Path], trusted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, authority = secure_web
-    service = launch(*(["--trust", str(authority)] if trusted else []))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if trusted == "SSL_CERT_FILE":
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    service = launch(*(["--trust", str(authority)] if trusted == "--trust" else []))
     with client_of(service, None) as client:
         here = type(wire)(service, client)
         file = m.ResourceFile(http_url=f"{url}/a", file_path="a")
@@ -207,3 +210,11 @@ def test_nodes_trust_what_they_are_told_to(
     else:
         assert info.failure_info is not None
         assert info.failure_info.code == "BlobDownloadMiscError"
+
+
+def test_private_authority_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
+    for command in ("serve", "start"):
+        done = CliRunner().invoke(app, [command, "--data", str(tmp_path / "data")])
+        assert done.exit_code == 1
+        assert f"SSL_CERT_FILE={tmp_path / 'nothing.pem'} holds no certificate" in done.output

@@ -25,6 +25,7 @@ class Connection(HttpToolsProtocol):
     request_time: ClassVar[float] = 30.0
 
     _clock: asyncio.TimerHandle | None = None
+    _between = True
     _in_head = True
     _head = 0
 
@@ -40,6 +41,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request."""
+        if self._between:
+            # Line ends before a request mean nothing (RFC 9112, section 2.2). On a connection that waits for one, they
+            # begin its time, which more of them do not begin anew.
+            data = data.lstrip(b"\r\n")
+            if not data:
+                if self._clock is None and (self.cycle is None or self.cycle.response_complete):
+                    self._wind()
+                return
         super().data_received(data)
         if self._in_head:
             self._head += len(data)
@@ -50,7 +59,7 @@ class Connection(HttpToolsProtocol):
         """See a request begin."""
         super().on_message_begin()
         cast(dict[str, Any], self.scope)[CUT] = self.transport.abort
-        self._in_head, self._head = True, 0
+        self._between, self._in_head, self._head = False, True, 0
         if self._clock is None:
             self._wind()
 
@@ -62,7 +71,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """See the end of a request."""
         self._stop()
-        self._head = 0
+        self._between, self._head = True, 0
         super().on_message_complete()
 
     def shutdown(self) -> None:

@@ -23,7 +23,7 @@ async def enable_pool_auto_scale(call: Call) -> Reply:
     scaling.interval(body)
     if _FORMULA not in body and not pool.body["enableAutoScale"]:
         raise BatchError("InvalidAutoScalingSettings", f"{_FORMULA} is needed: the pool has none yet.")
-    formula = scaling.parse(body.get(_FORMULA) or pool.body[_FORMULA])
+    formula = scaling.parse(body[_FORMULA] if _FORMULA in body else pool.body[_FORMULA])
     if pool.allocation != "steady":
         raise BatchError("PoolBeingResized")
     now, gap = times.now(), call.world.pace.here(ENABLE_GAP)

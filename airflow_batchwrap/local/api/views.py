@@ -56,13 +56,6 @@ def _only(shown: dict[str, Any], names: Names) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if value is not None and (names is None or name in names)}
 
 
-def _account(account: dict[str, Any]) -> dict[str, Any]:
-    shown = {name: value for name, value in account.items() if name != "password"}
-    if linux := shown.get("linuxUserConfiguration"):
-        shown["linuxUserConfiguration"] = {name: value for name, value in linux.items() if name != "sshPrivateKey"}
-    return shown
-
-
 def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
     """A pool.
 
@@ -72,11 +65,8 @@ def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
     :return: how it is shown.
     """
     dedicated = sum(node.dedicated for node in entity.nodes)
-    accounts = entity.body.get("userAccounts")
     shown = {
         **entity.body,
-        # Passwords and private keys are never shown.
-        "userAccounts": [_account(one) for one in accounts] if accounts else None,
         **_common(base, entity),
         "previousState": None,
         "previousStateTransitionTime": None,

@@ -9,7 +9,7 @@ from airflow_batchwrap.local.control.exits import satisfies
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.node import container, process
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire import schema, times
 
 
 def load(world: World) -> None:
@@ -21,15 +21,15 @@ def load(world: World) -> None:
     jobs: dict[int, Job] = {}
     for uid, kind, parent, body, state in world.store.rows():
         if kind == "pool":
-            pool = pools[uid] = Pool(uid, "", json.loads(body))
+            pool = pools[uid] = Pool(uid, "", schema.without_secrets(json.loads(body)))
             pool.restore(state)
             world.pools.add(pool)
         elif kind == "job":
-            job = jobs[uid] = Job(uid, "", json.loads(body))
+            job = jobs[uid] = Job(uid, "", schema.without_secrets(json.loads(body)))
             job.restore(state)
             world.jobs.add(job)
         elif kind == "jobschedule":
-            schedule = JobSchedule(uid, "", json.loads(body))
+            schedule = JobSchedule(uid, "", schema.without_secrets(json.loads(body)))
             schedule.restore(state)
             world.schedules.add(schedule)
         elif kind == "node" and parent in pools:

@@ -123,6 +123,8 @@ class Helper(asyncio.Protocol):
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
+                    # The service's own umask closes its files; commands find the one that they find on a node.
+                    umask=0o022,
                 )
             transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
             self._transport, self._rest = transport, b""

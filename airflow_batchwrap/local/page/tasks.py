@@ -95,7 +95,7 @@ def details(world: World, entity: Task) -> dict[str, Any]:
     """
     body = hide.body(views.task(world.config.url, entity))
     common = entity.job.body.get("commonEnvironmentSettings") or []
-    environment = [(each.get("name", ""), "job") for each in common]
+    environment = [(each.get("name", ""), "job") for each in common[: hide.ITEMS]]
     environment += [(each.get("name", ""), "task") for each in body.get("environmentSettings") or []]
     return {
         "command": body.get("commandLine", ""),

@@ -30,6 +30,10 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+#: How deep parentheses and ``not`` may be nested: each takes some calls, and Python bounds how many there may be.
+DEEPEST = 100
+
+
 class Filter:
     """A compiled ``$filter``.
 
@@ -40,7 +44,7 @@ class Filter:
     def __init__(self, text: str) -> None:
         self.properties: set[str] = set()
         self._tokens = list(_tokens(text))
-        self._at = 0
+        self._at = self._depth = 0
         self.test = self._either()
         if self._at != len(self._tokens):
             raise _unreadable(text)
@@ -62,24 +66,33 @@ class Filter:
         return False
 
     def _either(self) -> Test:
-        left = self._both()
+        tests = [self._both()]
         while self._word("or"):
-            left = _or(left, self._both())
-        return left
+            tests.append(self._both())
+        # One test of many, not one within the other: there may be thousands.
+        return tests[0] if len(tests) == 1 else lambda look: any(test(look) for test in tests)
 
     def _both(self) -> Test:
-        left = self._one()
+        tests = [self._one()]
         while self._word("and"):
-            left = _and(left, self._one())
-        return left
+            tests.append(self._one())
+        return tests[0] if len(tests) == 1 else lambda look: all(test(look) for test in tests)
+
+    def _inner(self, read: Callable[[], Test]) -> Test:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise BatchError("InvalidQueryParameterValue", f"The $filter is nested more than {DEEPEST} deep.")
+        inner = read()
+        self._depth -= 1
+        return inner
 
     def _one(self) -> Test:
         if self._word("not"):
-            inner = self._one()
+            inner = self._inner(self._one)
             return lambda look: not inner(look)
         if self._peek()[0] == "open":
             self._take("open")
-            inner = self._either()
+            inner = self._inner(self._either)
             self._take("close")
             return inner
         name = self._take("word")
@@ -133,14 +146,6 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 def _unreadable(near: str) -> BatchError:
     return BatchError("InvalidQueryParameterValue", f"The $filter cannot be read near {near[:80]!r}.")
-
-
-def _or(left: Test, right: Test) -> Test:
-    return lambda look: left(look) or right(look)
-
-
-def _and(left: Test, right: Test) -> Test:
-    return lambda look: left(look) and right(look)
 
 
 def _comparison(name: str, word: str, literal: Any) -> Test:

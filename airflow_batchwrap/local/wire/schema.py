@@ -50,6 +50,12 @@ ENUMS: dict[str, dict[str, str]] = {
 #: have another length (https://learn.microsoft.com/rest/api/batchservice). Ids are checked with their letters.
 LONGEST = {"displayName": 1024}
 LONGEST_ACCOUNT = 20
+#: What Batch takes and never gives back ("omitted from any response", say the properties' own documentation of keys and
+#: passwords). Nothing here needs any of it, so it is checked and then dropped: the one place that keeps secrets out of
+#: the state, the answers and the page.
+SECRETS = frozenset({"accountKey", "password", "protectedSettings", "sasKey", "sshPrivateKey"})
+#: How deep what has no shape of its own (an extension's settings) may be nested: whatever handles it later recurses.
+DEEPEST = 64
 
 
 def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
     :param body: the parsed JSON.
     :param path: where in the request it stands, for the message.
     :param lenient: leave out unknown properties instead of refusing them.
-    :return: the body to keep; null properties are left out, as if they had not been sent.
+    :return: the body to keep; null properties are left out, as if they had not been sent, and so are `SECRETS`.
     :raises BatchError: a property is unknown, missing or of the wrong type.
     """
     if not isinstance(body, dict):
@@ -91,7 +97,20 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
             raise BatchError(
                 "MissingRequiredProperty", f"The required property {where} is missing.", values={"Name": where}
             )
+    for name in SECRETS & kept.keys():
+        del kept[name]
     return kept
+
+
+def without_secrets(kept: Any) -> Any:
+    """What an earlier version has kept, without the secrets in it.
+
+    :param kept: a body, or a part of it.
+    :return: a copy.
+    """
+    if isinstance(kept, dict):
+        return {name: without_secrets(value) for name, value in kept.items() if name not in SECRETS}
+    return [without_secrets(value) for value in kept] if isinstance(kept, list) else kept
 
 
 def _wrong(where: str, wanted: str) -> BatchError:
@@ -157,6 +176,8 @@ def _other(kind: str, value: Any, where: str) -> Any:
     elif kind == "dict":
         if not isinstance(value, dict):
             raise _wrong(where, "an object")
+        if _is_deep(value):
+            raise _wrong(where, f"an object that is nested at most {DEEPEST} deep")
     else:
         parse = times.parse_duration if kind == "duration" else times.parse_iso
         try:
@@ -169,3 +190,13 @@ def _other(kind: str, value: Any, where: str) -> Any:
                 "InvalidPropertyValue", f"The property {where} must be {wanted}.", values={"Name": where}
             ) from None
     return value
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(DEEPEST):
+        inner = (child for each in level for child in (each.values() if isinstance(each, dict) else each))
+        level = [child for child in inner if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True

@@ -101,8 +101,6 @@ def _container(settings: dict[str, Any]) -> None:
     if not settings["imageName"].strip() or settings["imageName"].startswith("-"):
         raise invalid("containerSettings.imageName", "it must name an image.")
     _no_identity(settings.get("registry", {}), "containerSettings.registry")
-    # The engine has its own log-ins, and a password is never shown.
-    settings.get("registry", {}).pop("password", None)
 
 
 def constraints(body: dict[str, Any], retries: int = 0) -> None:

@@ -32,11 +32,6 @@ def prepare(body: dict[str, Any]) -> None:
             "The required property virtualMachineConfiguration is missing.",
             values={"Name": "virtualMachineConfiguration"},
         )
-    for registry in (
-        body["virtualMachineConfiguration"].get("containerConfiguration", {}).get("containerRegistries", ())
-    ):
-        # The container engine has its own log-ins, and a password is never shown.
-        registry.pop("password", None)
     resize_timeout(body)
     body.setdefault("resizeTimeout", "PT15M")
     body.setdefault("taskSlotsPerNode", 1)

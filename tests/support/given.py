@@ -1,0 +1,20 @@
+"""What is handed to the project beside its checkout: tests read it where it is there, and say so where it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def shared(path: str) -> Path:
+    """A file of the folder ``shared`` that lies beside the checkout, or beside a folder that the checkout is in.
+
+    :param path: the file, relative to that folder. The test that asks is skipped where there is none.
+    """
+    for folder in PROJECT.parents:
+        if (found := folder / "shared" / path).exists():
+            return found
+    pytest.skip(f"there is no ../shared/{path} beside {PROJECT}")
