@@ -136,7 +136,9 @@ class Attack:
             if model.get("type") == "object":
                 model.setdefault("additionalProperties", False)
         schema = schemathesis.openapi.from_dict(description)
-        self.operations = [found.ok() for found in schema.get_all_operations()]
+        found = list(schema.get_all_operations())
+        self.operations = [each.ok() for each in found if isinstance(each, Ok)]
+        assert len(self.operations) == len(found), found
         self.things, self.sent, self.answered = things, 0, dict[int, int]()
         self.faults: list[str] = []
         self._connection: http.client.HTTPConnection | None = None
@@ -183,9 +185,7 @@ class Attack:
                 made = json.loads(body)["id"]
                 self._exchange("DELETE", f"{path}/{quote(made, safe='')}", f"api-version={VERSION}", {}, b"")
 
-    def _exchange(
-        self, method: str, path: str, query: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, str]:
+    def _exchange(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
         service = self.things.wire.service
         sent = {**headers, "ocp-date": formatdate(usegmt=True)}
         length = str(len(body)) if body or method not in ("GET", "HEAD") else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Entity, Job, JobSchedule, Node, Pool, Task
+from airflow_batchwrap.local.node import threads
 from airflow_batchwrap.local.wire import odata, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.wire.routes import Operation
@@ -253,9 +254,11 @@ class Call:
     async def listing(
         self,
         kind: str,
-        items: Callable[[int], Iterable[L]],
+        items: Callable[[int], Iterable[L | None]],
         view: Callable[[L, frozenset[str] | None], dict[str, Any]],
         filtering: str | None = None,
+        *,
+        apart: bool = False,
     ) -> Reply:
         """Answer with a page of a list.
 
@@ -263,6 +266,7 @@ class Call:
         :param items: gives what comes after a number, in the order of the numbers.
         :param view: shows one, restricted to some properties or not.
         :param filtering: a filter in place of the request's own.
+        :param apart: what is listed is looked up on a disk: beside the event loop, in turns; None is a pause.
         :return: the answer, with the link to the next page where there is one.
         :raises BatchError: a query option cannot be read.
         """
@@ -274,16 +278,28 @@ class Call:
         value: list[dict[str, Any]] = []
         following: int | None = None
         last = after
-        for item in items(after):
-            if wanted is not None:
-                looked = view(item, heads)
-                if not wanted.test(lambda path, looked=looked: odata.look_up(looked, path)):  # type: ignore[misc]
+
+        def gather() -> Generator[None, None, None]:
+            nonlocal following, last
+            for item in items(after):
+                if item is None:
+                    yield
                     continue
-            if len(value) == size:
-                following = last
-                break
-            value.append(view(item, names))
-            last = item.uid
+                if wanted is not None:
+                    looked = view(item, heads)
+                    if not wanted.test(lambda path, looked=looked: odata.look_up(looked, path)):  # type: ignore[misc]
+                        continue
+                if len(value) == size:
+                    following = last
+                    return
+                value.append(view(item, names))
+                last = item.uid
+
+        if apart:
+            await threads.finish(gather())
+        else:
+            for _ in gather():
+                pass
         body: dict[str, Any] = {"odata.metadata": f"{self.base}/$metadata#{kind}", "value": value}
         if following is not None:
             body["odata.nextLink"] = self._next(following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.model.rules.values import invalid
-from airflow_batchwrap.local.node import agentlog
+from airflow_batchwrap.local.node import agentlog, opening, threads
 from airflow_batchwrap.local.node.blob import TransferError, child
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -166,16 +167,22 @@ async def upload_node_logs(call: Call) -> Reply:
     if end is not None and times.parse_iso(end) < start:
         raise invalid("endTime", "it must not be before startTime.")
     root = call.world.root(node)
-    files = agentlog.within(root, start, None if end is None else times.parse_iso(end))
+    files = await agentlog.within(root, start, None if end is None else times.parse_iso(end))
     folder = f"{node.pool.id}/{node.id}/{uuid.uuid4()}"
 
     async def upload() -> None:
         for file in files:
+            name = file.rpartition("/")[2]
             try:
-                await call.world.blobs.upload(file, child(body["containerUrl"], f"{folder}/{file.name}"), {})
+                descriptor, status = await threads.opened(opening.reading, root, file)
+                try:
+                    url = child(body["containerUrl"], f"{folder}/{name}")
+                    await call.world.blobs.upload(descriptor, status.st_size, url, {})
+                finally:
+                    os.close(descriptor)
             except (TransferError, OSError) as error:
                 # Without the address's signature: TransferError has none.
-                agentlog.write(root, f"the upload of {file.name} failed: {error}")
+                agentlog.write(root, f"the upload of {name} failed: {error}")
 
     call.world.spawn(upload())
     return Reply(

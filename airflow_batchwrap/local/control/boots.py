@@ -48,12 +48,16 @@ class Boots:
             node.move("starting")
         node.booted = mark = times.now()
         try:
-            layout.make_node(self._world.root(node))
+            await layout.make_node(self._world.root(node))
         except OSError as error:
             # Something is in its place that is no directory of ours, or the disk is full.
             log.error("The directories of the node %s cannot be made: %s.", node.id, error)
             node.move("unusable")
             self._world.store.touch(node)
+            return
+        if node.state == "leavingpool":
+            # It was removed while its directories were made.
+            await self._world.remove(self._world.root(node))
             return
         agentlog.write(self._world.root(node), f"node {node.id} of pool {node.pool.id} is starting")
         await self._wait(1 - share)
@@ -104,7 +108,7 @@ class Boots:
         if references := body.get("applicationPackageReferences"):
             data, root = self._world.config.data, self._world.root(node)
             try:
-                await asyncio.to_thread(packages.deploy, data, root, references)
+                await packages.deploy(data, root, references)
             except packages.FAULTS as error:
                 return f"an application package could not be deployed: {error}"
         return None

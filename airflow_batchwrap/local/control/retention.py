@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Task
-from airflow_batchwrap.local.node import removal
+from airflow_batchwrap.local.node import removal, threads
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.wire import times
 
@@ -60,7 +60,8 @@ class Retention:
                 await self._world.remove(directory)
 
     async def _sweep(self) -> None:
-        await asyncio.to_thread(_remove_all, self._world.config.aside)
+        for left in await threads.apart(_set_aside, self._world.config.aside):
+            await removal.remove_in_turns(left)
         looked = 0
         for job in self._world.jobs:
             for task in job.tasks:
@@ -74,10 +75,8 @@ class Retention:
                         await self._remove(task)
 
 
-def _remove_all(aside: Path) -> None:
-    if aside.is_dir():
-        for left in aside.iterdir():
-            removal.remove(left)
+def _set_aside(aside: Path) -> list[Path]:
+    return list(aside.iterdir()) if aside.is_dir() else []
 
 
 def retention(task: Task) -> float:

@@ -14,7 +14,7 @@ from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.identity import Identity
 from airflow_batchwrap.local.model.entities import Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.model.registry import Registry
-from airflow_batchwrap.local.node import removal
+from airflow_batchwrap.local.node import removal, threads
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.store import Store
@@ -140,8 +140,8 @@ class World:
 
         :param directory: the directory; one that is gone already is no error.
         """
-        if not await asyncio.to_thread(removal.remove, directory, self.config.nodes):
-            moved = await asyncio.to_thread(removal.set_aside, directory, self.config.aside)
+        if not await removal.remove_in_turns(directory, self.config.nodes):
+            moved = await threads.apart(removal.set_aside, directory, self.config.aside, self.config.nodes)
             log.warning(
                 "%s cannot be removed: it holds files of another user, or a mount. It is tried again every hour, or "
                 "remove it by hand.",

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -14,6 +15,9 @@ from xml.parsers import expat
 import httpx
 
 from airflow_batchwrap.local.faults import Faults
+from airflow_batchwrap.local.node import threads
+from airflow_batchwrap.local.node.incoming import Incoming
+from airflow_batchwrap.local.node.lanes import Lanes
 
 #: Tries of one transfer, and the pause before the second in seconds (doubled for each further one).
 TRIES = 4
@@ -21,7 +25,6 @@ PAUSE = 0.2
 #: A file up to this size goes up in one request, a larger one in blocks of this size.
 BLOCK = 32 * 1024 * 1024
 _CHUNK = 256 * 1024
-
 T = TypeVar("T")
 
 
@@ -62,6 +65,21 @@ def child(container_url: str, name: str, query: str = "") -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, "&".join(filter(None, (query, parts.query))), ""))
 
 
+@dataclass(frozen=True)
+class Blob:
+    """A blob of a container's list.
+
+    :param name: its name.
+    :param size: its size in bytes, where the list says so.
+    :param is_folder: it stands for a directory: its metadata say ``hdi_isfolder``, as Hadoop, blobfuse and accounts
+        with a hierarchical namespace mark them, or its name ends with a slash.
+    """
+
+    name: str
+    size: int
+    is_folder: bool
+
+
 class BlobClient:
     """Transfers, with a few tries each; what a client did wrong (4xx) is not tried again.
 
@@ -71,60 +89,66 @@ class BlobClient:
 
     def __init__(self, faults: Faults | None = None, trusted: Sequence[Path] = ()) -> None:
         self._faults = faults or Faults()
+        self.lanes = Lanes()
         context = httpx.create_ssl_context(trust_env=False)
         for path in trusted:
             context.load_verify_locations(path)
-        # trust_env off: a node would not have this machine's proxies.
+        # trust_env off: a node would not have this machine's proxies. No limit of connections and no time to wait for
+        # one: the lanes see to it that nothing times out that was never sent.
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(60, connect=10),
+            timeout=httpx.Timeout(60, connect=10, pool=None),
             trust_env=False,
             verify=context,
             follow_redirects=True,
-            limits=httpx.Limits(max_connections=32),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            # What arrives is what is stored: nothing is unpacked on the way.
+            headers={"Accept-Encoding": "identity"},
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
 
-    async def download(self, url: str, target: Path) -> None:
-        """Bring a file; nothing is left at the target if that fails.
+    async def download(self, url: str, incoming: Incoming) -> None:
+        """Bring a file; nothing is left of it if that fails.
 
         :param url: where it is.
-        :param target: where it goes; an existing file is replaced.
+        :param incoming: where it goes.
         :raises TransferError: it could not be had.
         :raises OSError: it could not be written.
         """
         if self._faults.strikes("download"):
             raise TransferError(503, url, "failed on purpose, as --faults asks")
-        partial = target.with_name(f".{target.name[:200]}.part")
 
         async def attempt() -> None:
             async with self._http.stream("GET", url) as answer:
                 answer.raise_for_status()
-                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    async for chunk in answer.aiter_bytes(_CHUNK):
-                        file.write(chunk)
+                await threads.apart(incoming.restart)
+                held = b""
+                async for chunk in answer.aiter_raw(_CHUNK):
+                    if held:
+                        await threads.apart(incoming.write, held)
+                    held = chunk
+            # A small file is written at one go.
+            await threads.apart(incoming.finish, held)
 
         try:
             await self._tried(url, attempt)
-            partial.replace(target)
         finally:
-            partial.unlink(missing_ok=True)
+            await threads.apart(incoming.discard)
 
-    async def list(self, container_url: str, prefix: str) -> list[str]:
-        """The names of a container's blobs.
+    async def list(self, container_url: str, prefix: str) -> list[Blob]:
+        """A container's blobs.
 
         :param container_url: the container's address with a SAS that may list.
         :param prefix: what the names begin with.
-        :return: the names.
+        :return: the blobs.
         :raises TransferError: the container could not be listed.
         """
-        found: list[str] = []
+        found: list[Blob] = []
         marker = ""
         while True:
-            query = f"restype=container&comp=list&prefix={quote(prefix, safe='')}"
+            query = f"restype=container&comp=list&include=metadata&prefix={quote(prefix, safe='')}"
             url = child(container_url, "", query + (f"&marker={quote(marker, safe='')}" if marker else ""))
 
             async def attempt(url: str = url) -> bytes:
@@ -132,30 +156,30 @@ class BlobClient:
                 answer.raise_for_status()
                 return answer.content
 
-            names, marker = _read_list(await self._tried(url, attempt))
-            found += names
+            blobs, marker = await threads.apart(_read_list, await self._tried(url, attempt))
+            found += blobs
             if not marker:
                 return found
 
-    async def upload(self, path: Path, url: str, headers: dict[str, str]) -> None:
-        """Put a file, as it is when this begins.
+    async def upload(self, descriptor: int, size: int, url: str, headers: dict[str, str]) -> None:
+        """Put a file, as long as it is when this begins.
 
-        :param path: the file.
+        :param descriptor: the open file.
+        :param size: how much of it to put, in bytes.
         :param url: the blob's address with its SAS.
         :param headers: more headers (``x-ms-blob-content-type`` and such).
         :raises TransferError: it could not be put.
         :raises OSError: it could not be read.
         """
-        size = os.stat(path).st_size  # noqa: PTH116 - quick, and Path.stat is no better in a coroutine
         if size <= BLOCK:
-            await self._put(url, path, 0, size, {"x-ms-blob-type": "BlockBlob", **headers})
+            await self._put(url, descriptor, 0, size, {"x-ms-blob-type": "BlockBlob", **headers})
             return
         names = []
         for offset in range(0, size, BLOCK):
             name = base64.b64encode(f"{offset:020d}".encode()).decode()
             names.append(name)
             block = _with_query(url, f"comp=block&blockid={quote(name, safe='')}")
-            await self._put(block, path, offset, min(BLOCK, size - offset), {})
+            await self._put(block, descriptor, offset, min(BLOCK, size - offset), {})
         body = "<?xml version='1.0' encoding='utf-8'?><BlockList>{}</BlockList>".format(
             "".join(f"<Latest>{name}</Latest>" for name in names)
         )
@@ -166,17 +190,15 @@ class BlobClient:
 
         await self._tried(url, commit)
 
-    async def _put(self, url: str, path: Path, offset: int, size: int, headers: dict[str, str]) -> None:
+    async def _put(self, url: str, descriptor: int, offset: int, size: int, headers: dict[str, str]) -> None:
         async def content() -> AsyncIterator[bytes]:
-            with path.open("rb") as file:
-                file.seek(offset)
-                left = size
-                while left:
-                    chunk = file.read(min(_CHUNK, left))
-                    if not chunk:
-                        raise OSError(f"{path.name} became shorter while it was uploaded")
-                    left -= len(chunk)
-                    yield chunk
+            here, end = offset, offset + size
+            while here < end:
+                chunk = await threads.apart(os.pread, descriptor, min(_CHUNK, end - here), here)
+                if not chunk:
+                    raise OSError("it became shorter while it was uploaded")
+                here += len(chunk)
+                yield chunk
 
         async def attempt() -> None:
             answer = await self._http.put(url, content=content(), headers={"Content-Length": str(size), **headers})
@@ -209,22 +231,30 @@ def _with_query(url: str, query: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "&".join(filter(None, (query, parts.query))), ""))
 
 
-def _read_list(text: bytes) -> tuple[list[str], str]:
-    names: list[str] = []
-    found: dict[str, str] = {}
-    stack: list[str] = []
+def _read_list(text: bytes) -> tuple[list[Blob], str]:
+    blobs: list[Blob] = []
+    # By the last two names on the way: metadata may bear any name.
+    found: dict[tuple[str, str], str] = {}
+    stack: list[str] = ["", ""]
 
     def opened(name: str, _: dict[str, str]) -> None:
+        if name == "Blob":
+            found.clear()
         stack.append(name)
-        found[name] = ""
+        found[stack[-2], stack[-1]] = ""
 
     def closed(name: str) -> None:
         stack.pop()
-        if name == "Name" and stack[-1:] == ["Blob"]:
-            names.append(found[name])
+        if name == "Blob":
+            blob, size = found.get(("Blob", "Name"), ""), found.get(("Properties", "Content-Length"), "")
+            folder = blob.endswith("/") or found.get(("Properties", "ResourceType")) == "directory"
+            said = any(value == "true" for (above, key), value in found.items() if _marks(above, key))
+            blobs.append(Blob(blob, int(size) if size.isdecimal() else -1, folder or said))
 
     def data(chunk: str) -> None:
-        found[stack[-1]] += chunk
+        # What stands between elements belongs to none that matters.
+        if (stack[-2], stack[-1]) in found:
+            found[stack[-2], stack[-1]] += chunk
 
     def entity(*_: object) -> None:
         raise ValueError("a list of blobs declares no entities")
@@ -236,4 +266,8 @@ def _read_list(text: bytes) -> tuple[list[str], str]:
         parser.Parse(text, True)
     except (expat.ExpatError, ValueError) as error:
         raise TransferError(0, "", f"the list of blobs cannot be read: {error}") from None
-    return names, found.get("NextMarker", "")
+    return blobs, found.get(("EnumerationResults", "NextMarker"), "")
+
+
+def _marks(above: str, key: str) -> bool:
+    return above == "Metadata" and key.lower() == "hdi_isfolder"

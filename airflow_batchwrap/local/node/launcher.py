@@ -17,7 +17,7 @@ command, and everything when the socket is closed, which is also how it learns t
 """
 
 # Paths as text: pathlib would take a good part of the time that this program is there to save.
-# ruff: noqa: PTH102, PTH103, PTH116
+# ruff: noqa: PTH116
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.node import owned
+from airflow_batchwrap.local.node import opening, owned
 
 #: Answers that are gathered before they are sent, so that a burst of commands does not wake the service for each.
 _GATHER = 16
@@ -84,10 +84,13 @@ class Launcher:
 
     :param control: the socket to the service.
     :param owner: whose the commands are (`owned.owner`).
+    :param nodes: the directory of all nodes.
     """
 
-    def __init__(self, control: socket.socket, owner: int) -> None:
+    def __init__(self, control: socket.socket, owner: int, nodes: str) -> None:
         self._control = control
+        # What is below is found from there on: a descriptor is quicker than a path, and stays the same directory.
+        self._nodes, self._length = opening.descend(nodes, ()), len(nodes) + 1
         # It was passed on to this program, and goes no further.
         control.set_inheritable(False)
         self._owner, self._count = owner, 0
@@ -177,16 +180,21 @@ class Launcher:
     def _start(
         self, number: int, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str
     ) -> _Command:
-        working = directory + "/wd"
         files: list[int] = []
         try:
-            if make:
-                _make(directory)
-            # The command is started from where it is to work: a child cannot be told to go there.
-            os.chdir(working)
-            for name in ("stdout.txt", "stderr.txt"):
-                mode = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if how == "append" else os.O_TRUNC)
-                files.append(os.open(f"{directory}/{name}", mode, 0o666))
+            # By descriptors: other tasks of the node may put a link or a pipe anywhere on the way.
+            here = _open(self._nodes, directory[self._length :], make)
+            try:
+                # The command is started from where it is to work: a child cannot be told to go there.
+                working = opening.descend(here, ("wd",))
+                try:
+                    os.fchdir(working)
+                finally:
+                    os.close(working)
+                for name in ("stdout.txt", "stderr.txt"):
+                    files.append(opening.writing(here, name, append=how == "append"))  # noqa: PERF401 - closed if one fails
+            finally:
+                os.close(here)
         except OSError as error:
             for file in files:
                 os.close(file)
@@ -341,13 +349,27 @@ class Launcher:
             self._answers.clear()
 
 
-def _make(directory: str) -> None:
+def _open(nodes: int, directory: str, make: bool) -> int:
+    """Open a task's directory, made first if it is to be."""
+    *above, name = directory.split("/")
+    if not make:
+        return opening.descend(nodes, [*above, name])
     try:
-        os.mkdir(directory)
+        way = opening.descend(nodes, above)
     except FileNotFoundError:
-        os.makedirs(directory)
-    os.mkdir(directory + "/wd")
-    os.mkdir(directory + "/certs")
+        way = opening.descend(nodes, above, make=True)
+    try:
+        os.mkdir(name, dir_fd=way)
+        here = opening.descend(way, (name,))
+    finally:
+        os.close(way)
+    try:
+        os.mkdir("wd", dir_fd=here)
+        os.mkdir("certs", dir_fd=here)
+    except BaseException:
+        os.close(here)
+        raise
+    return here
 
 
 def _find(program: str, path: str) -> str | None:
@@ -383,18 +405,19 @@ def start_mark(pid: int) -> float:
         return 0.0
 
 
-def command_line(control: int, owner: int) -> list[str]:
+def command_line(control: int, owner: int, nodes: str) -> list[str]:
     """How this program is started: with nothing on its path but the standard library and this package.
 
     :param control: the descriptor of its socket, inherited.
     :param owner: whose its commands are.
+    :param nodes: the directory of all nodes.
     :return: the command line.
     """
     folder = str(Path(__file__).parents[3])
     program = f"import sys; sys.path.append({folder!r}); from {__name__} import main; main()"
-    return [sys.executable, "-I", "-S", "-c", program, str(control), str(owner)]
+    return [sys.executable, "-I", "-S", "-c", program, str(control), str(owner), nodes]
 
 
 def main() -> None:
     """Serve on the inherited socket."""
-    Launcher(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])).serve()
+    Launcher(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]), sys.argv[3]).serve()

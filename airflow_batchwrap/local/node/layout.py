@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from airflow_batchwrap.local.node.removal import remove, unlock, unlock_above
+from airflow_batchwrap.local.node import opening, removal, threads
 
 #: The directories of a node's root (seen on real nodes).
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
 
 
-class OutsideError(Exception):
-    """A path leads out of the directory it has to stay in."""
-
-
-def make_node(root: Path) -> None:
-    """Make a node's directories; those that are there stay as they are.
+async def make_node(root: Path) -> None:
+    """Make a node's directories; those that are there stay as they are. What a task put in their place goes.
 
     :param root: the node's root.
+    :raises OSError: they cannot be made.
     """
-    unlock(root)
-    for name in NODE_DIRECTORIES:
-        (root / name).mkdir(parents=True, exist_ok=True)
-        unlock(root / name)
+    await threads.apart(_make_node, root)
+
+
+def _make_node(root: Path) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    top = _made(root.parent, (root.name,))
+    try:
+        for name in NODE_DIRECTORIES:
+            os.close(_made(top, (name,)))
+    finally:
+        os.close(top)
+
+
+def _made(base: Path | int, parts: tuple[str, ...]) -> int:
+    return opening.descend(base, parts, make=True, replace=True, unlocking=True)
 
 
 def auto_storage(root: Path) -> Path:
@@ -66,55 +73,46 @@ def relative_task_directory(job_id: str, task_id: str) -> str:
     return f"{relative_job_directory(job_id)}/{task_id}"
 
 
-def make_task(directory: Path, root: Path, *, keep: bool = False) -> Path:
+def aside(root: Path) -> Path:
+    """Where to what cannot be removed from a node is moved.
+
+    :param root: the node's root.
+    :return: the path, in the data directory.
+    """
+    return root.parent.parent / "removed"
+
+
+async def make_task(directory: Path, root: Path, *, keep: bool = False) -> Path:
     """Make a task's directories, empty unless they are to be kept.
 
     :param directory: the task's directory.
-    :param root: the node's root. What another task has locked on the way from there is opened.
+    :param root: the node's root. What another task has locked on the way from there is opened, and what it has put
+        there in place of a directory goes.
     :param keep: leave what an earlier run left in the working directory (a start task's is never cleaned).
     :return: the working directory.
+    :raises OSError: they cannot be made.
     """
-    working = directory / "wd"
-    unlock_above(directory, root.parent)
+    if not keep and not await removal.remove_in_turns(directory, root.parent):
+        await threads.apart(removal.set_aside, directory, aside(root), root.parent)
+    await threads.apart(_make_task, directory, root)
+    return directory / "wd"
+
+
+def _make_task(directory: Path, root: Path) -> None:
+    here = _made(root.parent, directory.relative_to(root.parent).parts)
     try:
-        directory.mkdir(parents=True)
-    except FileExistsError:
-        if not keep:
-            remove(directory)
-        unlock(directory)
-    working.mkdir(parents=True, exist_ok=True)
-    (directory / "certs").mkdir(exist_ok=True)
-    return working
+        for name in ("wd", "certs"):
+            os.close(_made(here, (name,)))
+    finally:
+        os.close(here)
 
 
-def leads_inside(path: Path, root: Path) -> bool:
-    """Whether a path, its symbolic links followed, is below a directory.
+def open_task(directory: Path, root: Path) -> int:
+    """Open a task's directory, for what the service writes there.
 
-    :param path: the path.
-    :param root: the directory, with no symbolic link in its own path.
-    :return: False also for a link that leads to itself.
+    :param directory: the task's directory.
+    :param root: the node's root.
+    :return: a descriptor, to be closed.
+    :raises OSError: it is gone, or a task put something else in its place.
     """
-    try:
-        # Path.resolve() says so by a RuntimeError, and since Python 3.13 not at all.
-        path.stat()
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return False
-    return Path(os.path.realpath(path)).is_relative_to(root)
-
-
-def inside(root: Path, relative: str) -> Path:
-    """A path below a directory, whatever the relative path or a symbolic link on the way says.
-
-    :param root: the directory, with no symbolic link in its own path.
-    :param relative: the path below it, with slashes.
-    :return: the path; its last part may be a symbolic link only if that leads inside too.
-    :raises OutsideError: the path is absolute, has a `..` in it, or a link leads out.
-    """
-    pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in relative:
-        raise OutsideError(f"The path {relative!r} leads out of its directory.")
-    path = root.joinpath(*pure.parts)
-    if not leads_inside(path, root):
-        raise OutsideError(f"The path {relative!r} leads out of its directory through a symbolic link.")
-    return path
+    return opening.descend(root.parent, directory.relative_to(root.parent).parts)

@@ -6,30 +6,36 @@ is a version, and ``applications/<application>/application.json`` may hold ``dis
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
-import shutil
+import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.node.layout import OutsideError, inside
-from airflow_batchwrap.local.node.removal import remove
+from airflow_batchwrap.local.node import opening, removal, threads
+from airflow_batchwrap.local.node.incoming import PlaceError, parts_of
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
 #: What an application and a version may be called (Learn: letters, digits, hyphens, underscores; versions dots too).
 _NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ABOUT = "application.json"
+#: How much of a file is unpacked before others have a look at the clock, in bytes.
+_CHUNK = 256 * 1024
 
 
 class PackageMissing(Exception):
     """An application, or a version of it, does not exist."""
 
 
-#: What `deploy` may fail with.
-FAULTS = (PackageMissing, OutsideError, OSError, zipfile.BadZipFile)
+#: What `deploy` may fail with. NotImplementedError, RuntimeError: a zip file is packed or locked in a way unknown here.
+FAULTS = (PackageMissing, PlaceError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+
+#: The deployments that are under way, by where they lead.
+_under_way: dict[Path, asyncio.Task[None]] = {}
 
 
 def names(data: Path) -> list[str]:
@@ -128,8 +134,11 @@ def place(root: Path, name: str, version: str) -> Path:
     return root / "applications" / name / version
 
 
-def deploy(data: Path, root: Path, references: list[dict[str, Any]]) -> None:
+async def deploy(data: Path, root: Path, references: list[dict[str, Any]]) -> None:
     """Bring packages to a node; one that is there already stays as it is.
+
+    Tasks that start on a node together and need the same package wait for one deployment, which is that of all: it is
+    whole for all of them, or fails for all. The next task tries again.
 
     :param data: the data directory.
     :param root: the node's root.
@@ -137,36 +146,108 @@ def deploy(data: Path, root: Path, references: list[dict[str, Any]]) -> None:
     :raises PackageMissing: one does not exist.
     :raises OSError: one cannot be written.
     :raises zipfile.BadZipFile: one is no zip file.
-    :raises OutsideError: a file of one leads out of it.
+    :raises PlaceError: a file of one leads out of it.
     """
     for reference in references:
-        source, name, version = find(data, reference)
+        source, name, version = await threads.apart(find, data, reference)
         target = place(root, name, version)
-        if target.exists():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        half = target.with_name(f".{version}.{os.getpid()}")
-        remove(half)
-        if source.is_dir():
-            shutil.copytree(source, half, symlinks=True)
-        else:
-            _extract(source, half)
-        half.rename(target)
+        if target not in _under_way:
+            task = _under_way[target] = asyncio.create_task(_deploy_one(source, root, target))
+            task.add_done_callback(lambda done, target=target: _over(done, target))  # type: ignore[misc]
+        # A task that is ended while it waits does not end the deployment for the others.
+        await asyncio.shield(_under_way[target])
 
 
-def _extract(source: Path, target: Path) -> None:
-    target.mkdir()
+def _over(done: asyncio.Task[None], target: Path) -> None:
+    _under_way.pop(target, None)
+    if not done.cancelled():
+        # Nobody may be left to be told.
+        done.exception()
+
+
+async def _deploy_one(source: Path, root: Path, target: Path) -> None:
+    if await threads.apart(_is_there, root, target):
+        return
+    # What an earlier service has left half done.
+    half = target.with_name(f".{target.name}.part")
+    await removal.remove_in_turns(half, root.parent)
+    await threads.finish(_bring(source, root, half))
+    await threads.apart(_show, root, half, target)
+
+
+def _is_there(root: Path, target: Path) -> bool:
+    try:
+        os.close(opening.descend(root.parent, target.relative_to(root.parent).parts))
+    except OSError:
+        return False
+    return True
+
+
+def _show(root: Path, half: Path, target: Path) -> None:
+    above = opening.descend(root.parent, target.parent.relative_to(root.parent).parts)
+    try:
+        # No directory is there, but a task may have put something else in its place.
+        opening.make_way(above, target.name)
+        os.rename(half.name, target.name, src_dir_fd=above, dst_dir_fd=above)
+    finally:
+        os.close(above)
+
+
+def _bring(source: Path, root: Path, half: Path) -> Generator[None, None, None]:
+    parts = half.relative_to(root.parent).parts
+    top = opening.descend(root.parent, parts, make=True, replace=True, unlocking=True)
+    try:
+        yield from (_copy if source.is_dir() else _extract)(source, top)
+    finally:
+        os.close(top)
+
+
+def _copy(source: Path, top: int) -> Generator[None, None, None]:
+    """Copy a folder, with no recursion; links stay links, and what is neither file nor folder is left out."""
+    below = [""]
+    while below:
+        relative = below.pop()
+        here = opening.descend(top, [part for part in relative.split("/") if part], make=True)
+        try:
+            with os.scandir(source / relative) as listing:
+                for entry in listing:
+                    if entry.is_symlink():
+                        os.symlink(Path(entry.path).readlink(), entry.name, dir_fd=here)
+                    elif entry.is_dir():
+                        below.append(f"{relative}/{entry.name}".lstrip("/"))
+                    elif entry.is_file():
+                        with Path(entry.path).open("rb") as file:
+                            yield from _write(file.read, here, entry.name, stat.S_IMODE(entry.stat().st_mode))
+                    yield
+        finally:
+            os.close(here)
+
+
+def _extract(source: Path, top: int) -> Generator[None, None, None]:
     with zipfile.ZipFile(source) as archive:
         for item in archive.infolist():
-            path = inside(target, item.filename.rstrip("/"))
-            if item.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
+            parts = [part for part in item.filename.split("/") if part not in ("", ".")]
+            if not parts:
                 continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(item) as packed, path.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-            # Not in every archive: those made on Windows carry no mode.
-            path.chmod((item.external_attr >> 16) & 0o777 or 0o755)
+            *above, name = parts_of(item.filename)
+            here = opening.descend(top, [*above, name] if item.is_dir() else above, make=True)
+            try:
+                if not item.is_dir():
+                    # Not in every archive: those made on Windows carry no mode.
+                    mode = (item.external_attr >> 16) & 0o777 or 0o755
+                    with archive.open(item) as packed:
+                        yield from _write(packed.read, here, name, mode)
+            finally:
+                os.close(here)
+            yield
+
+
+def _write(read: Callable[[int], bytes], directory: int, name: str, mode: int) -> Generator[None, None, None]:
+    with os.fdopen(opening.writing(directory, name), "wb") as file:
+        while chunk := read(_CHUNK):
+            file.write(chunk)
+            yield
+        os.fchmod(file.fileno(), mode)
 
 
 def variables(data: Path, root: Path, references: list[dict[str, Any]]) -> dict[str, str]:
@@ -187,7 +268,7 @@ def variables(data: Path, root: Path, references: list[dict[str, Any]]) -> dict[
     return found
 
 
-def bringing(data: Path, root: Path, references: list[dict[str, Any]]) -> Callable[[], None]:
+def bringing(data: Path, root: Path, references: list[dict[str, Any]]) -> Callable[[], Awaitable[None]]:
     """What brings a task's packages to its node.
 
     :param data: the data directory.
@@ -196,9 +277,9 @@ def bringing(data: Path, root: Path, references: list[dict[str, Any]]) -> Callab
     :return: a function that raises `TaskFailed` where one cannot be had.
     """
 
-    def bring() -> None:
+    async def bring() -> None:
         try:
-            deploy(data, root, references)
+            await deploy(data, root, references)
         except FAULTS as error:
             raise TaskFailed("ApplicationPackageError", f"An application package: {error}.") from None
 

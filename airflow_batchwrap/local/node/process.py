@@ -119,7 +119,7 @@ class Helper(asyncio.Protocol):
             with theirs:
                 self._process = await asyncio.to_thread(
                     subprocess.Popen,
-                    launcher.command_line(theirs.fileno(), owned.owner(str(self._nodes))),
+                    launcher.command_line(theirs.fileno(), owned.owner(str(self._nodes)), str(self._nodes)),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.node import container, environment, layout, process, transfer
+from airflow_batchwrap.local.node import container, environment, layout, opening, process, threads, transfer
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
@@ -32,7 +33,7 @@ class Work:
     :param output_files: what is uploaded after.
     :param wall_clock: how long it may take, downloads included, in seconds.
     :param keep: leave what an earlier run left in the directory.
-    :param bring: brings what else it needs, before the resource files; called in a thread, may raise `TaskFailed`.
+    :param bring: brings what else it needs, before the resource files; may raise `TaskFailed`.
     :param beside: the resource files go beside the working directory, not into it.
     :param how: as of `process.Helper.start`.
     :param container: the container the command runs in; None for none.
@@ -46,7 +47,7 @@ class Work:
     output_files: list[dict[str, Any]] = field(default_factory=list)
     wall_clock: float = NO_LIMIT
     keep: bool = False
-    bring: Callable[[], None] | None = None
+    bring: Callable[[], Awaitable[None]] | None = None
     beside: bool = False
     how: str = ""
     container: container.Container | None = None
@@ -94,6 +95,7 @@ class Run:
         self._started = started
         self._child: process.Child | None = None
         self._transfer: asyncio.Task[None] | None = None
+        self._exit_code: int | None = None
 
     def stop(self, reason: str) -> None:
         """End the run: the command with its whole tree, or the transfer that is under way.
@@ -122,27 +124,25 @@ class Run:
         except Exception:
             log.exception("A run failed for a reason of the service's own.")
             fault = TaskFailed("Unknown", "The local Batch service failed.", category="servererror")
-            return Outcome(None, fault.failure)
+            # A command that has ended has ended, whatever went wrong after that.
+            return Outcome(self._exit_code, fault.failure)
         finally:
             if timer:
                 timer.cancel()
             self.over.set()
 
     async def _execute(self, work: Work, timer: asyncio.TimerHandle | None) -> Outcome:
-        exit_code: int | None = None
         failure: dict[str, Any] | None = None
         try:
             if work.bring is not None:
-                await self._while_transferring(asyncio.to_thread(work.bring))
+                await self._while_transferring(work.bring())
             # What brings no files along leaves its directories to the helper process, which starts its command.
             make = not (work.resource_files or work.keep)
             if not make:
-                working = layout.make_task(work.directory, work.root, keep=work.keep)
-                target = work.directory if work.beside else working
-                await self._while_transferring(self._fetch(work, target))
+                await self._while_transferring(self._fetch(work))
             if self.reason is None:
-                exit_code = await self._command(work, make)
-            failure = self._failure(exit_code)
+                self._exit_code = await self._command(work, make)
+            failure = self._failure(self._exit_code)
         except TaskFailed as error:
             failure = self._failure(None) if self.reason else error.failure
         except OSError as error:
@@ -151,22 +151,30 @@ class Run:
         if timer:
             timer.cancel()
         if work.output_files and self.reason not in ("requeue", "discard"):
-            uploading = transfer.put(
-                self._blobs,
-                work.output_files,
-                succeeded=failure is None,
-                environment=work.variables,
-                working=work.directory / "wd",
-                root=work.root,
-            )
             try:
-                await self._while_transferring(uploading)
+                await self._while_transferring(self._put(work, succeeded=failure is None))
             except TaskFailed as error:
                 failure = failure or error.failure
-        return Outcome(exit_code, failure)
+            except Exception:
+                log.exception("The uploads of a task failed for a reason of the service's own.")
+                fault = "The local Batch service could not upload the output files."
+                failure = failure or TaskFailed("FileUploadMiscError", fault, category="servererror").failure
+        return Outcome(self._exit_code, failure)
 
-    async def _fetch(self, work: Work, target: Path) -> None:
-        await transfer.fetch(self._blobs, work.resource_files, target, layout.auto_storage(work.root))
+    async def _fetch(self, work: Work) -> None:
+        working = await layout.make_task(work.directory, work.root, keep=work.keep)
+        target = work.directory if work.beside else working
+        await transfer.fetch(self._blobs, work.resource_files, target, work.root, layout.auto_storage(work.root))
+
+    async def _put(self, work: Work, *, succeeded: bool) -> None:
+        await transfer.put(
+            self._blobs,
+            work.output_files,
+            succeeded=succeeded,
+            environment=work.variables,
+            working=work.directory / "wd",
+            root=work.root,
+        )
 
     async def _while_transferring(self, transferring: Any) -> None:
         self._transfer = asyncio.ensure_future(transferring)
@@ -176,12 +184,6 @@ class Run:
             if self.reason is None or not self._transfer.cancelled():
                 self._transfer.cancel()
                 raise
-        except BaseExceptionGroup as group:
-            # The first file that failed speaks for all: the others were cancelled.
-            failed, rest = group.split(TaskFailed)
-            if failed is None or rest is not None:
-                raise
-            raise _first(failed) from None
         finally:
             self._transfer = None
 
@@ -210,10 +212,10 @@ class Run:
             try:
                 return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
-                if error.errno not in (errno.EEXIST, errno.EACCES):
+                if error.errno not in (errno.EEXIST, errno.EACCES, errno.ENOTDIR, errno.ELOOP):
                     raise
-                # Left by an earlier run on this node, or locked by another task.
-                await asyncio.to_thread(layout.make_task, work.directory, work.root)
+                # Left by an earlier run on this node, or locked or replaced by another task.
+                await layout.make_task(work.directory, work.root)
                 return await process.HELPER.start(arguments, variables, work.directory, False, work.how)
         except process.ProgramNotFound:
             raise TaskFailed(
@@ -221,9 +223,8 @@ class Run:
             ) from None
         except (process.LaunchFailed, ValueError) as error:
             if make:
-                await asyncio.to_thread(layout.make_task, work.directory, work.root)
-            for name in ("stdout.txt", "stderr.txt"):
-                (work.directory / name).touch()
+                await layout.make_task(work.directory, work.root)
+            await threads.apart(_leave_no_output, work)
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
 
     async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str]]:
@@ -260,6 +261,11 @@ class Run:
         return None
 
 
-def _first(group: BaseExceptionGroup[TaskFailed]) -> TaskFailed:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _leave_no_output(work: Work) -> None:
+    """Leave empty outputs of a command that never ran, as Azure does."""
+    directory = layout.open_task(work.directory, work.root)
+    try:
+        for name in ("stdout.txt", "stderr.txt"):
+            os.close(opening.writing(directory, name, append=True))
+    finally:
+        os.close(directory)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from io import FileIO
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlencode
@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.home import Home
 from airflow_batchwrap.local.model.entities import Job, Node, Pool, Task
+from airflow_batchwrap.local.node import threads
 from airflow_batchwrap.local.page import files, ranges, show, tasks
-from airflow_batchwrap.local.page.files import Place
+from airflow_batchwrap.local.page.files import LISTED, Listed, Place
 from airflow_batchwrap.local.page.guard import Guard
 from airflow_batchwrap.local.page.render import HERE, render
 
@@ -125,7 +126,7 @@ class Page:
         node = self._find_node(request)
         place = show.node_place(self._world, node)
         outputs = await self._outputs(request, place, "startup/") if node.start else []
-        listed, cut = await asyncio.to_thread(files.listing, place)
+        listed, cut = await _listed(place)
         shown = show.node(node)
         return self._show(request, "node.html", node=shown, place=place, outputs=outputs, files=listed, cut=cut)
 
@@ -156,7 +157,7 @@ class Page:
         task = self._find_task(request)
         place = tasks.place(self._world, task)
         outputs = await self._outputs(request, place)
-        listed, cut = await asyncio.to_thread(files.listing, place)
+        listed, cut = await _listed(place)
         return self._show(
             request,
             "task.html",
@@ -174,18 +175,18 @@ class Page:
         shown = []
         for name in ("stdout", "stderr"):
             path = f"{below}{name}.txt"
-            text = "" if live else await asyncio.to_thread(_end, place, path)
+            text = "" if live else await threads.apart(_end, place, path)
             shown.append({"name": name, "path": path, "text": text})
         return shown
 
     async def _view(self, request: Request) -> Response:
         place, path = self._place(request), _path(request)
         try:
-            descriptor, _ = files.open_file(place, path)
+            descriptor, _ = await threads.opened(files.open_file, place, path)
         except FileNotFoundError:
             raise HTTPException(404, "There is no such file, or not any more.") from None
         os.close(descriptor)
-        text = "" if _LIVE in request.headers else await asyncio.to_thread(_end, place, path)
+        text = "" if _LIVE in request.headers else await threads.apart(_end, place, path)
         link = quote(os.fsencode(path))
         return self._show(request, "file.html", place=place, output={"name": path, "path": link, "text": text})
 
@@ -193,13 +194,13 @@ class Page:
         place = self._place(request)
         start = _query(request, "from")
         begin = int(start) if start.isdecimal() and len(start) < 19 else None
-        part = await asyncio.to_thread(files.read, place, _path(request), begin, request.query_params.get("mark"))
+        part = await threads.apart(files.read, place, _path(request), begin, request.query_params.get("mark"))
         return JSONResponse(part.shown())
 
     async def _download(self, request: Request) -> Response:
         path = _path(request)
         try:
-            descriptor, status = files.open_file(self._place(request), path)
+            descriptor, status = await threads.opened(files.open_file, self._place(request), path)
         except FileNotFoundError:
             raise HTTPException(404, "There is no such file, or not any more.") from None
         try:
@@ -251,6 +252,15 @@ class Page:
         return tasks.place(self._world, self._find_task(request))
 
 
+async def _listed(place: Place) -> tuple[list[Listed], bool]:
+    """The files of a place, and whether there are more."""
+    found: list[Listed] = []
+    async with aclosing(threads.in_turns(files.listing(place))) as turns:
+        async for more in turns:
+            found += more
+    return found[:LISTED], len(found) > LISTED
+
+
 def _end(place: Place, path: str) -> str:
     return files.overwritten(files.read(place, path).text)
 
@@ -259,7 +269,7 @@ async def _content(opened: FileIO, first: int, end: int) -> AsyncIterator[bytes]
     with opened as file:
         file.seek(first)
         while first < end:
-            chunk = await asyncio.to_thread(file.read, min(end - first, files.CHUNK))
+            chunk = await threads.apart(file.read, min(end - first, files.CHUNK))
             if not chunk:
                 return
             first += len(chunk)

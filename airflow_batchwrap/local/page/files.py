@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import os
 import re
-import stat
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow_batchwrap.local.node.layout import OutsideError, inside, leads_inside
+from airflow_batchwrap.local.node import opening
+from airflow_batchwrap.local.node.walking import is_file, walk
 
 #: How many bytes of a text one answer carries at most, and how many the first one shows.
 CHUNK, TAIL = 256 * 1024, 64 * 1024
@@ -105,19 +106,10 @@ def open_file(place: Place, name: str) -> tuple[int, os.stat_result]:
     """
     if place.root is None:
         raise FileNotFoundError(name)
-    descriptor = -1
     try:
-        path = inside(place.root, name).resolve()
-        # Between the look and the opening a task may put a link there: the last part is not followed again.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode):
-            return descriptor, status
-    except (OutsideError, OSError, ValueError, RuntimeError):
-        pass
-    if descriptor >= 0:
-        os.close(descriptor)
-    raise FileNotFoundError(name)
+        return opening.reading(place.root, name)
+    except (OSError, ValueError):
+        raise FileNotFoundError(name) from None
 
 
 def read(place: Place, name: str, start: int | None = None, mark: str | None = None) -> Output:
@@ -180,42 +172,28 @@ class Listed:
     modified: float
 
 
-def listing(place: Place) -> tuple[list[Listed], bool]:
-    """The files of a place, by their paths.
+def listing(place: Place) -> Generator[Listed | None, None, None]:
+    """The files of a place, by their paths. A directory that is a link is not shown, nor what lies too deep.
 
     :param place: the place.
-    :return: at most `LISTED` of them, and whether there are more.
+    :return: one more than `LISTED` of them at most; None in between, often, for those who look at the clock.
     """
-    found: list[Listed] = []
     if place.root is None:
-        return found, False
-    stack: list[tuple[str, int]] = [("", 0)]
-    while stack:
-        below, depth = stack.pop()
-        try:
-            with os.scandir(place.root / below) as entries:
-                # Sorting needs all of a directory; one that holds millions is cut off long before.
-                present = sorted(
-                    (entry for _, entry in zip(range(20 * LISTED), entries, strict=False)), key=lambda each: each.name
-                )
-        except OSError:
-            continue
-        deeper: list[tuple[str, int]] = []
-        for entry in present:
-            name = f"{below}/{entry.name}" if below else entry.name
-            try:
-                if entry.is_symlink() and not leads_inside(Path(entry.path), place.root):
-                    continue
-                status = entry.stat()
-                if entry.is_dir(follow_symlinks=False):
-                    deeper.append((name, depth + 1))
-                    continue
-                if not stat.S_ISREG(status.st_mode):
-                    continue
-            except (OSError, RuntimeError):
+        return
+    found = 0
+    try:
+        for entry in walk(place.root, 1, lambda _, is_directory, depth: (not is_directory, _deeper(depth))):
+            status = entry.status() if entry is not None else None
+            if entry is None or status is None or not is_file(status):
+                yield None
                 continue
-            if len(found) == LISTED:
-                return found, True
-            found.append(Listed(name, quote(os.fsencode(name)), status.st_size, status.st_mtime))
-        stack += [each for each in reversed(deeper) if each[1] < _DEPTH]
-    return found, False
+            yield Listed(entry.name, quote(os.fsencode(entry.name)), status.st_size, status.st_mtime)
+            found += 1
+            if found > LISTED:
+                return
+    except OSError:
+        return
+
+
+def _deeper(depth: int) -> int | None:
+    return depth + 1 if depth < _DEPTH else None
