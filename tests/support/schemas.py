@@ -26,6 +26,7 @@ from azure.core.exceptions import HttpResponseError
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.support.raw import VERSION
 from tests.support.wire import Wire
