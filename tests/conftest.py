@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support import pythons, schedule
 
@@ -30,6 +31,10 @@ os.environ |= {
     "AIRFLOW__BATCHWRAP__RESULTS_BASE": str(_HOME / "results"),
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
+
+# How long an example takes says how busy the machine is; what must be quick has a test that measures it.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

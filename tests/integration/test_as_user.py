@@ -36,7 +36,7 @@ class Ordinary:
     runuser: str
 
     def run(
-        self, *command: str | Path, cwd: Path | None = None, given: bytes = b"", timeout: float = 60
+        self, *command: str | Path, cwd: Path | None = None, given: bytes = b"", timeout: float = 240
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command as this user.
 
