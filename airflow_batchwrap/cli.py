@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from airflow_batchwrap import __version__
 from airflow_batchwrap.exceptions import BatchWrapError, StepFailed
+from airflow_batchwrap.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console

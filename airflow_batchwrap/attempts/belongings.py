@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_batchwrap import __version__
 from airflow_batchwrap.attempts.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.exceptions import BatchWrapError
+from airflow_batchwrap.version import __version__
 
 if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook

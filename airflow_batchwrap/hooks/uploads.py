@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from airflow_batchwrap import __version__, metrics
+from airflow_batchwrap import metrics
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.hooks.blobs import BlobCalls, hash_stream, side_by_side
 from airflow_batchwrap.naming import ContainerRole, Maker
+from airflow_batchwrap.version import __version__
 from airflow_batchwrap.workspace import BlobRef, InputFile
 
 NEEDED_UNTIL = "needed_until"  # metadata of a blob: a time in ISO 8601, UTC

@@ -14,12 +14,13 @@ import typer
 
 from airflow_batchwrap.local import hosts, runner
 from airflow_batchwrap.local import tls as certificates
-from airflow_batchwrap.local.control.pace import PROFILES, Pace
 from airflow_batchwrap.local.faults import Faults, FaultsError
 from airflow_batchwrap.local.home import ACCOUNT, DEV_KEY, Home, HomeError, is_published
 from airflow_batchwrap.local.identity import ROLES
+from airflow_batchwrap.local.pace import PROFILES, Pace
 from airflow_batchwrap.local.quotas import Quotas, QuotasError
 from airflow_batchwrap.local.runner import LocalService
+from airflow_batchwrap.local.store import PATIENCE
 
 #: A host name, or an IPv4 or IPv6 address.
 _NAME = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]+")
@@ -54,6 +55,9 @@ Trust = Annotated[
 ]
 Role = Annotated[str, typer.Option(help="What the managed identity may do: contributor, submitter, reader or none.")]
 AccessLog = Annotated[Path | None, typer.Option(help="File for a line about each request, without its query.")]
+StorePatience = Annotated[
+    float, typer.Option(min=0.1, help="How long the state may be not writable before the service ends, in seconds.")
+]
 Turns = Annotated[
     Path | None, typer.Option(hidden=True, help="File for a line about each turn of the loop that took 10 ms or more.")
 ]
@@ -157,6 +161,7 @@ def serve(
     cert_key: CertKey = None,
     trust: Trust = None,
     role: Role = "contributor",
+    store_patience: StorePatience = PATIENCE,
     turns: Turns = None,
     name: Name = None,
     plain_http: PlainHttp = False,
@@ -203,6 +208,7 @@ def serve(
                 tls=files,
                 trusted=[path.absolute() for path in (*(trust or ()), *_private())],
                 role=role,
+                patience=store_patience,
                 turns=turns,
                 names=names,
             )

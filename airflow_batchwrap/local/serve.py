@@ -19,14 +19,14 @@ import uvicorn
 from airflow_batchwrap.local import hosts
 from airflow_batchwrap.local.api.accesslog import AccessLog
 from airflow_batchwrap.local.api.connection import Connection
-from airflow_batchwrap.local.control.pace import INSTANT, Pace
-from airflow_batchwrap.local.control.world import Config
+from airflow_batchwrap.local.config import Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError, is_published
 from airflow_batchwrap.local.identity import Identity
+from airflow_batchwrap.local.pace import INSTANT, Pace
 from airflow_batchwrap.local.quotas import Quotas
 from airflow_batchwrap.local.service import close_world, create_app, open_world
-from airflow_batchwrap.local.store import StoreError
+from airflow_batchwrap.local.store import PATIENCE, StoreError
 from airflow_batchwrap.local.tls import TlsFiles
 from airflow_batchwrap.local.turns import Turns
 
@@ -88,6 +88,7 @@ def serve(
     tls: TlsFiles | None = None,
     trusted: Sequence[Path] = (),
     role: str = "contributor",
+    patience: float = PATIENCE,
     turns: Path | None = None,
     names: Sequence[str] = (),
 ) -> None:
@@ -107,9 +108,10 @@ def serve(
     :param tls: what to speak TLS with; None for plain HTTP.
     :param trusted: certificates of more authorities that the nodes trust when they transfer files.
     :param role: of the managed identity on the account.
+    :param patience: how long the state may be not writable before the service ends, in seconds.
     :param turns: a file for a line about each long turn of the loop (`turns.Turns`).
     :param names: more host names and addresses by which clients reach the service.
-    :raises HomeError: the state in the data directory cannot be read, or a file of lines cannot be written.
+    :raises HomeError: the state in the data directory cannot be read or written, or a file of lines cannot be written.
     """
     port = listener.getsockname()[1]
     scheme = "https" if tls else "http"
@@ -127,6 +129,7 @@ def serve(
         faults=faults or Faults(),
         identity=Identity.of(home, role, faults),
         trusted=tuple(trusted),
+        patience=patience,
     )
     Connection.request_time = request_time
     with contextlib.ExitStack() as files:
@@ -205,7 +208,10 @@ async def _serve_world(
     # The port is open already: whoever reads this note and connects is answered as soon as the server runs.
     authority, published = tls.authority if tls else None, is_published(config.key)
     home.note(os.getpid(), config.url, config.account, authority, published=published)
+    failing = asyncio.ensure_future(world.store.failed.wait())
+    failing.add_done_callback(lambda _: setattr(server, "should_exit", True))
     try:
         await server.serve(sockets=[listener])
     finally:
+        failing.cancel()
         await close_world(world)

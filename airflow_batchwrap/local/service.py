@@ -14,19 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from airflow_batchwrap.local import identity
 from airflow_batchwrap.local.api.app import Api
 from airflow_batchwrap.local.api.signin import SignIn
+from airflow_batchwrap.local.config import Config
 from airflow_batchwrap.local.control import recovery
-from airflow_batchwrap.local.control.autoscaler import Autoscaler
-from airflow_batchwrap.local.control.boots import Boots
-from airflow_batchwrap.local.control.jobs import Jobs
-from airflow_batchwrap.local.control.nodes import Nodes
-from airflow_batchwrap.local.control.retention import Retention
-from airflow_batchwrap.local.control.scheduler import Scheduler
-from airflow_batchwrap.local.control.schedules import Schedules
-from airflow_batchwrap.local.control.upkeep import Upkeep
-from airflow_batchwrap.local.control.world import Config, World
+from airflow_batchwrap.local.model.states import Ending
 from airflow_batchwrap.local.node import process
 from airflow_batchwrap.local.page.app import Page
 from airflow_batchwrap.local.store import Store
+from airflow_batchwrap.local.world import World
 
 #: How long a stop waits for killed processes to be gone, in seconds.
 STOP_WAIT = 5.0
@@ -45,19 +39,19 @@ async def open_world(config: Config) -> World:
     :return: the state, alive.
     """
     config.nodes.mkdir(parents=True, exist_ok=True)
-    world = World(config, Store(config.data / "state.sqlite"))
-    world.scheduler = Scheduler(world)
-    world.node_control = Nodes(world)
-    world.boots = Boots(world)
-    world.autoscaler = Autoscaler(world)
-    world.upkeep = Upkeep(world)
-    world.job_control = Jobs(world)
-    world.schedule_control = Schedules(world)
-    world.retention = Retention(world)
+    world = World(config, Store(config.data / "state.sqlite", config.patience))
     recovery.load(world)
     await recovery.kill_leftovers(world)
     await process.HELPER.open(config.nodes)
-    await recovery.resume(world)
+    lifecycles = recovery.Lifecycles(
+        world.task_control,
+        world.node_control,
+        world.pool_control,
+        world.job_control,
+        world.schedule_control,
+        world.autoscaler,
+    )
+    await recovery.resume(world, lifecycles)
     world.retention.begin()
     return world
 
@@ -66,18 +60,20 @@ async def close_world(world: World) -> None:
     """End all tasks' processes and keep the state as it is: a restart queues what was running.
 
     :param world: the state.
+    :raises StoreError: what is left of it could not be written.
     """
     world.stopping = True
-    runs = [run for pool in world.pools for node in pool.nodes for run in (*node.runs.values(), node.start_run) if run]
-    runs += [part.run for job in world.jobs for part in job.nodes.values() if part.run]
+    runs = world.runs()
     for run in runs:
-        run.stop("discard")
+        run.stop(Ending.DISCARD)
     await process.HELPER.clear(world.config.nodes)
     waits = [asyncio.ensure_future(run.over.wait()) for run in runs]
     if waits:
         await asyncio.wait(waits, timeout=STOP_WAIT)
-    await world.close()
-    await process.HELPER.close()
+    try:
+        await world.close()
+    finally:
+        await process.HELPER.close()
 
 
 def create_app(world: World, noted: Callable[[ASGIApp], ASGIApp] = lambda app: app) -> ASGIApp:

@@ -1,29 +1,43 @@
 """Where the state is kept: one SQLite file, written in batches by one thread.
 
-An entity that changed is *touched*. The next batch takes a picture of all that was touched, in one transaction; whoever
-has to promise a change to a client waits for the batch that carries it.
+An entity that changed is *touched*. The next batch takes a picture of all that was touched; whoever has to promise a
+change to a client waits for the batch that carries it, and so does what may begin only when it is kept:
+
+    store.touch(job)
+    await store.commit()      # the job is in the file now
+
+A batch that cannot be written (the file is locked, the disk is full) is tried again, and nothing that it carries is
+promised meanwhile. If that lasts, the store gives up: `failed` is set, and whoever waits gets a `StoreError`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-log = logging.getLogger(__name__)
+from airflow_batchwrap.local.model.entity import Row
 
-#: One row: number, kind, number of the parent, what the client sent (None where it is kept already), what became of it.
-Row = tuple[int, str, int, bytes | None, bytes]
+log = logging.getLogger(__name__)
 
 #: How long a batch gathers changes that nobody waits for, in seconds.
 GATHER = 0.005
+#: How long the state may be not writable before the service ends, in seconds.
+PATIENCE = 30.0
+#: How long one try waits for a lock on the file, and the pause before the next try, in seconds.
+_BUSY, _PAUSE = 1.0, 0.2
+#: How many entities a picture is taken of, and how many are forgotten, in one turn of the loop.
+_PICTURE, _FORGOTTEN = 500, 5000
 
 #: What the rows look like: a service of another layout does not read them.
-_LAYOUT = "4"
+_LAYOUT = "5"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entity (
@@ -53,11 +67,13 @@ class Store:
     """The SQLite file.
 
     :param path: where it is.
+    :param patience: how long it may be not writable before `failed` is set, in seconds.
     :raises StoreError: it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    def __init__(self, path: Path, patience: float = PATIENCE) -> None:
+        self._path, self._patience = path, patience
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=_BUSY)
         try:
             # NORMAL: a commit survives the death of the process, as promised; a power cut may cost the last ones.
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -68,18 +84,29 @@ class Store:
             layout = self._db.execute("SELECT value FROM setting WHERE name = 'layout'").fetchone()[0]
         except sqlite3.Error as error:
             self._db.close()
-            raise StoreError(f"The state in {path} cannot be read ({error}): name another data directory.") from None
+            raise StoreError(
+                f"The state in {path} cannot be read ({error}): close what has it open, or name another data directory."
+            ) from None
         if layout != _LAYOUT:
             self._db.close()
             raise StoreError(f"The state in {path} is of another version of the service: name another data directory.")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        # What has changed, and who waits for it; what is being written, slice by slice, and who waits for that.
         self._touched: dict[int, Keepable] = {}
-        self._dropped: set[int] = set()
+        self._dropped: dict[int, None] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        self._writing = False
+        self._callbacks: list[Callable[[], None]] = []
+        self._pending: dict[int, Keepable] = {}
+        self._leaving: dict[int, None] = {}
         self._in_flight: set[int] = set()
+        self._served: list[asyncio.Future[None]] = []
+        self._served_callbacks: list[Callable[[], None]] = []
+        self._writing = False
         self._timer: asyncio.Handle | None = None
+        self._failing: float | None = None
         self._failure: StoreError | None = None
+        #: Set once nothing will be written any more.
+        self.failed = asyncio.Event()
 
     def rows(self) -> Iterator[tuple[int, str, int, bytes, bytes]]:
         """All rows, in the order of their numbers.
@@ -113,7 +140,8 @@ class Store:
         :param uid: its number.
         """
         self._touched.pop(uid, None)
-        self._dropped.add(uid)
+        self._pending.pop(uid, None)
+        self._dropped[uid] = None
         if self._timer is None and not self._writing:
             self._timer = asyncio.get_running_loop().call_later(GATHER, self._flush)
 
@@ -128,33 +156,60 @@ class Store:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
+        self._hurry()
+        await waiter
+
+    def _hurry(self) -> None:
         if not self._writing:
             if self._timer is not None:
                 self._timer.cancel()
             # One turn of the loop later: requests that arrived together share the transaction.
             self._timer = asyncio.get_running_loop().call_soon(self._flush)
-        await waiter
 
     async def settle(self, uid: int) -> None:
-        """Wait until what is about to be shown of an entity is written.
+        """Wait until what is about to be shown of an entity, or to be done with it, is written.
 
         :param uid: its number.
+        :raises StoreError: it could not be.
         """
-        if uid in self._touched or uid in self._in_flight:
+        if uid in self._touched or uid in self._in_flight or uid in self._pending:
             await self.commit()
 
-    def _flush(self) -> None:
-        self._timer = None
-        rows = [entity.row() for uid, entity in self._touched.items() if uid not in self._dropped]
-        gone = [(uid,) for uid in self._dropped]
-        waiters, self._waiters = self._waiters, []
-        self._in_flight = set(self._touched)
-        self._touched, self._dropped, self._writing = {}, set(), True
-        loop = asyncio.get_running_loop()
-        write = loop.run_in_executor(self._writer, self._write, rows, gone)
-        write.add_done_callback(lambda done: self._written(done, waiters))
+    def when_kept(self, follow: Callable[[], None]) -> None:
+        """Let something follow once all that was noted so far is written.
 
-    def _write(self, rows: list[Row], gone: list[tuple[int]]) -> None:
+        :param follow: called then, and never if it could not be.
+        """
+        if self._touched or self._dropped or self._writing:
+            self._callbacks.append(follow)
+        else:
+            follow()
+
+    def _flush(self) -> None:
+        """Begin to write what was noted so far."""
+        self._timer = None
+        self._pending, self._touched = self._touched, {}
+        self._leaving, self._dropped = self._dropped, {}
+        self._served, self._waiters = self._waiters, []
+        self._served_callbacks, self._callbacks = self._callbacks, []
+        self._writing = True
+        self._slice()
+
+    def _slice(self) -> None:
+        """Write as much of it as a picture can be taken of within a turn."""
+        uids = list(islice(self._pending, _PICTURE))
+        rows = [self._pending.pop(uid).row() for uid in uids]
+        gone = list(islice(self._leaving, _FORGOTTEN))
+        for uid in gone:
+            del self._leaving[uid]
+        self._in_flight = set(uids)
+        self._write(rows, gone)
+
+    def _write(self, rows: list[Row], gone: list[int]) -> None:
+        write = asyncio.get_running_loop().run_in_executor(self._writer, self._transact, rows, gone)
+        write.add_done_callback(functools.partial(self._written, rows, gone))
+
+    def _transact(self, rows: list[Row], gone: list[int]) -> None:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
@@ -162,33 +217,70 @@ class Store:
                 [row[:4] for row in rows if row[3] is not None],
             )
             self._db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", [(row[0], row[4]) for row in rows])
-            self._db.executemany("DELETE FROM entity WHERE uid = ?", gone)
-            self._db.executemany("DELETE FROM state WHERE uid = ?", gone)
+            if gone:
+                uids = [(uid,) for uid in gone]
+                self._db.executemany("DELETE FROM entity WHERE uid = ?", uids)
+                self._db.executemany("DELETE FROM state WHERE uid = ?", uids)
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except sqlite3.Error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise StoreError(f"The state could not be written: {error}.") from error
+            raise
 
-    def _written(self, done: asyncio.Future[None], waiters: list[asyncio.Future[None]]) -> None:
-        self._writing, self._in_flight = False, set()
-        error = done.exception()
-        if isinstance(error, StoreError):
-            # What was in that batch is lost to the file: nothing may be promised from here on.
-            self._failure = error
-        _answer(waiters, error)
-        if error:
-            log.error("%s", error)
+    def _written(self, rows: list[Row], gone: list[int], done: asyncio.Future[None]) -> None:
+        if (error := done.exception()) is not None:
+            self._not_written(rows, gone, error)
+            return
+        if self._failing is not None:
+            log.warning("The state is written again, after %.1f s.", time.monotonic() - self._failing)
+            self._failing = None
+        self._in_flight = set()
+        if self._pending or self._leaving:
+            self._slice()
+            return
+        self._writing = False
+        served, self._served = self._served, []
+        follow, self._served_callbacks = self._served_callbacks, []
         if self._touched or self._dropped:
             delay = 0.0 if self._waiters else GATHER
             self._timer = asyncio.get_running_loop().call_later(delay, self._flush)
-        elif self._waiters:
+        else:
             # They asked while a batch was being written that already held all there was.
-            late, self._waiters = self._waiters, []
-            _answer(late, error)
+            served, self._waiters = served + self._waiters, []
+            follow, self._callbacks = follow + self._callbacks, []
+        _answer(served, None)
+        for callback in follow:
+            callback()
+
+    def _not_written(self, rows: list[Row], gone: list[int], error: BaseException) -> None:
+        """Try the same rows again: they are the promise, whatever has changed since."""
+        now = time.monotonic()
+        if self._failing is None:
+            self._failing = now
+            log.error(
+                "The state in %s cannot be written (%s): it is tried again for %g s, and no change is promised "
+                "meanwhile. Make room on the disk, or close what has the file open.",
+                self._path,
+                error,
+                self._patience,
+            )
+        if now - self._failing < self._patience:
+            asyncio.get_running_loop().call_later(_PAUSE, self._write, rows, gone)
+            return
+        self._failure = StoreError(
+            f"The state in {self._path} could not be written for {self._patience:g} s ({error}), so the service ends. "
+            "What it has promised is kept: make room on the disk, or close what has the file open, and start it again."
+        )
+        waiting = [*self._served, *self._waiters]
+        self._served, self._waiters, self._callbacks, self._served_callbacks = [], [], [], []
+        _answer(waiting, self._failure)
+        self.failed.set()
 
     async def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write what is left and close the file.
+
+        :raises StoreError: it could not be written.
+        """
         try:
             await self.commit()
         finally:

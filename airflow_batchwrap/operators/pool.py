@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchwrap import __version__
 from airflow_batchwrap.attempts.belongings import remove_workspace
 from airflow_batchwrap.config import PoolConfig
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, PoolError, TryAgain
@@ -16,6 +15,7 @@ from airflow_batchwrap.instance import refuse_anothers
 from airflow_batchwrap.naming import INSTANCE, MAKER, SWEPT_ROLES, Maker, digest
 from airflow_batchwrap.operators.base import BatchWrapOperator, Setting, Templated
 from airflow_batchwrap.operators.setup import SetUpOperator
+from airflow_batchwrap.version import __version__
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:

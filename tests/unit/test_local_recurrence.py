@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_batchwrap.local.control.schedules import Recurrence
+from airflow_batchwrap.local.model.recurrence import Recurrence
 
 
 def test_one_occurrence_alone() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from airflow_batchwrap.local.model import transitions
 from airflow_batchwrap.local.model.entities import Job, Pool
+from airflow_batchwrap.local.model.states import Allocation
 from airflow_batchwrap.local.model.transitions import IllegalTransition, Table
 from airflow_batchwrap.local.wire import schema
 
@@ -29,7 +30,7 @@ def test_tables_hold_the_states_of_the_api(table: Table, enumeration: str, unuse
 def test_illegal_transition_is_refused_and_changes_nothing() -> None:
     pool = Pool(1, "p", {})
     with pytest.raises(IllegalTransition, match="steady cannot become stopping"):
-        pool.allocate("stopping")
+        pool.allocate(Allocation.STOPPING)
     job = Job(2, "j", {})
     job.move("terminating")
     with pytest.raises(IllegalTransition, match="terminating cannot become active"):

@@ -13,10 +13,10 @@ from starlette.types import Receive, Scope, Send
 from airflow_batchwrap.local.api import account, applications, files, jobs, nodes, pools, scaling, schedules, tasks
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.api.connection import CUT
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.store import StoreError
 from airflow_batchwrap.local.wire import auth, routes, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
+from airflow_batchwrap.local.world import World
 
 log = logging.getLogger(__name__)
 

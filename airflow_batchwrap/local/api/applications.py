@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.control import usage
+from airflow_batchwrap.local.model import usage
 from airflow_batchwrap.local.node import packages
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError

@@ -10,12 +10,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Entity, Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.node import threads
 from airflow_batchwrap.local.wire import odata, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.wire.routes import Operation
+from airflow_batchwrap.local.world import World
 
 #: The largest page, and the usual one (Learn: list operations).
 PAGE = 1000

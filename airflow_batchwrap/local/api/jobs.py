@@ -6,10 +6,10 @@ from typing import Any
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.control import making, statistics
+from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import Job
-from airflow_batchwrap.local.model.rules import jobs as rules
-from airflow_batchwrap.local.model.rules.values import invalid, legal_id
+from airflow_batchwrap.local.model.rules.values import legal_id
+from airflow_batchwrap.local.model.states import DisableTasks
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: States in which a job is over or about to be, with the error that says so.
@@ -32,7 +32,7 @@ def open_job(call: Call) -> Job:
 async def create_job(call: Call) -> Reply:
     """Create a job; its pool need not exist yet."""
     body = call.body("BatchJobCreateOptions")
-    job = making.job(call.world, legal_id(body.pop("id")), body)
+    job = call.world.job_control.make(legal_id(body.pop("id")), body)
     return await call.accept(job, views.url_of(call.base, job))
 
 
@@ -62,34 +62,8 @@ async def get_job(call: Call) -> Reply:
     return await call.show(job, view(call, job, call.selected()))
 
 
-def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:
-    present, sent = (
-        {**info.get("autoPoolSpecification", {}), "keepAlive": None} for info in (job.body["poolInfo"], pool_info)
-    )
-    if present != sent:
-        raise invalid("poolInfo", "of an auto pool only keepAlive can be changed.")
-
-
 async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
-    rules.prepare(body, scheduled=job.schedule is not None)
-    world = call.world
-    if job.auto_pool or "autoPoolSpecification" in body["poolInfo"]:
-        _same_auto_pool(job, body["poolInfo"])
-    elif body["poolInfo"].get("poolId", "").lower() != job.pool_id.lower():
-        if job.state != "disabled":
-            raise BatchError(
-                "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."
-            )
-        for part in job.nodes.values():
-            world.store.drop(part.uid)
-        job.nodes.clear()
-    if job.body["onAllTasksComplete"] == "terminatejob" != body["onAllTasksComplete"]:
-        raise invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
-    job.body = body
-    job.changed()
-    world.store.touch(job)
-    world.job_control.watch(job)
-    world.scheduler.kick(job.pool_id)
+    call.world.job_control.change(job, body)
     return await call.accept(job)
 
 
@@ -147,7 +121,7 @@ async def disable_job(call: Call) -> Reply:
     call.conditions(job)
     if job.state != "active":
         raise BatchError("JobDisabled" if job.state == "disabled" else "OperationInvalidForCurrentState")
-    call.world.job_control.disable(job, body["disableTasks"])
+    call.world.job_control.disable(job, DisableTasks(body["disableTasks"]))
     return await call.accept(job)
 
 

@@ -11,6 +11,7 @@ from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.model.rules.values import invalid
+from airflow_batchwrap.local.model.states import Dealing, NodeWish
 from airflow_batchwrap.local.node import agentlog, opening, threads
 from airflow_batchwrap.local.node.blob import TransferError, child
 from airflow_batchwrap.local.wire import times
@@ -36,32 +37,32 @@ async def get_node(call: Call) -> Reply:
     return await call.show(node, views.node(call.base, node, call.selected()))
 
 
-async def _down(call: Call, model: str, option: str, state: str) -> Reply:
+async def _down(call: Call, model: str, option: str, wish: NodeWish) -> Reply:
     body = call.body(model, optional=True)
     node = call.node()
-    call.world.upkeep.down(node, state, body.get(option, "requeue"))
+    call.world.node_control.down(node, wish, Dealing(body.get(option, "requeue")))
     return await call.accept(node, views.url_of(call.base, node))
 
 
 async def reboot_node(call: Call) -> Reply:
     """Reboot a node: its files stay, its start task runs again."""
-    return await _down(call, "BatchNodeRebootOptions", "nodeRebootOption", "rebooting")
+    return await _down(call, "BatchNodeRebootOptions", "nodeRebootOption", NodeWish.REBOOT)
 
 
 async def reimage_node(call: Call) -> Reply:
     """Reimage a node: its files go, its start task runs again."""
-    return await _down(call, "BatchNodeReimageOptions", "nodeReimageOption", "reimaging")
+    return await _down(call, "BatchNodeReimageOptions", "nodeReimageOption", NodeWish.REIMAGE)
 
 
 async def deallocate_node(call: Call) -> Reply:
     """Deallocate a node: its files go, and it waits to be started."""
-    return await _down(call, "BatchNodeDeallocateOptions", "nodeDeallocateOption", "deallocating")
+    return await _down(call, "BatchNodeDeallocateOptions", "nodeDeallocateOption", NodeWish.DEALLOCATE)
 
 
 async def start_node(call: Call) -> Reply:
     """Start a deallocated node."""
     node = call.node()
-    call.world.upkeep.start(node)
+    call.world.node_control.start(node)
     return await call.accept(node, views.url_of(call.base, node))
 
 
@@ -69,14 +70,14 @@ async def disable_node_scheduling(call: Call) -> Reply:
     """Place no more tasks on a node."""
     body = call.body("BatchNodeDisableSchedulingOptions", optional=True)
     node = call.node()
-    call.world.upkeep.disable(node, body.get("nodeDisableSchedulingOption", "requeue"))
+    call.world.node_control.disable(node, Dealing(body.get("nodeDisableSchedulingOption", "requeue")))
     return await call.accept(node, views.url_of(call.base, node))
 
 
 async def enable_node_scheduling(call: Call) -> Reply:
     """Place tasks on a node again."""
     node = call.node()
-    call.world.upkeep.enable(node)
+    call.world.node_control.enable(node)
     return await call.accept(node, views.url_of(call.base, node))
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.control import making, usage
+from airflow_batchwrap.local.model import usage
 from airflow_batchwrap.local.model.entities import Node, Pool
 from airflow_batchwrap.local.model.rules import pools as rules
 from airflow_batchwrap.local.model.rules.pools import MOST_NODES
 from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
+from airflow_batchwrap.local.model.states import Dealing
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: removenodes takes at most 100 nodes.
@@ -20,7 +21,7 @@ MOST_REMOVED = 100
 async def create_pool(call: Call) -> Reply:
     """Create a pool; its nodes come after the answer."""
     body = call.body("BatchPoolCreateOptions")
-    pool = making.pool(call.world, legal_id(body.pop("id")), body)
+    pool = call.world.pool_control.make(legal_id(body.pop("id")), body)
     return await call.accept(pool, views.url_of(call.base, pool))
 
 
@@ -59,7 +60,7 @@ async def update_pool(call: Call) -> Reply:
         raise BatchError("OperationInvalidForCurrentState", "This can be changed only while the pool has no nodes.")
     changed = {**pool.body, **body}
     rules.prepare(changed)
-    making.packages_known(call.world, body)
+    call.world.pool_control.check_packages(body)
     pool.body = changed
     pool.changed()
     call.world.store.touch(pool)
@@ -74,7 +75,7 @@ async def replace_pool_properties(call: Call) -> Reply:
     kept = {name: value for name, value in pool.body.items() if name not in replaced}
     changed = {**kept, **{name: value for name, value in body.items() if value}}
     rules.prepare(changed)
-    making.packages_known(call.world, body)
+    call.world.pool_control.check_packages(body)
     pool.body = changed
     pool.changed()
     call.world.store.touch(pool)
@@ -85,8 +86,7 @@ async def delete_pool(call: Call) -> Reply:
     """Delete a pool; its nodes go after the answer, and their tasks are queued again."""
     pool = call.live_pool()
     call.conditions(pool)
-    pool.move("deleting")
-    call.world.node_control.delete(pool)
+    call.world.pool_control.delete(pool)
     return await call.accept(pool)
 
 
@@ -111,11 +111,11 @@ async def resize_pool(call: Call) -> Reply:
     if "resizeTimeout" in body:
         pool.body["resizeTimeout"] = body["resizeTimeout"]
     pool.changed()
-    call.world.node_control.resize(
+    call.world.pool_control.resize(
         pool,
         body.get("targetDedicatedNodes", pool.target_dedicated),
         body.get("targetLowPriorityNodes", pool.target_low_priority),
-        body.get("nodeDeallocationOption", "requeue"),
+        Dealing(body.get("nodeDeallocationOption", "requeue")),
     )
     return await call.accept(pool)
 
@@ -126,7 +126,7 @@ async def stop_pool_resize(call: Call) -> Reply:
     call.conditions(pool)
     if pool.allocation != "resizing":
         raise BatchError("OperationInvalidForCurrentState", "The pool is not being resized.")
-    call.world.node_control.stop_resize(pool)
+    call.world.pool_control.stop_resize(pool)
     return await call.accept(pool)
 
 
@@ -146,5 +146,5 @@ async def remove_nodes(call: Call) -> Reply:
         nodes[node.id] = node
     _steady(pool)
     pool.changed()
-    call.world.node_control.remove(pool, list(nodes.values()), body.get("nodeDeallocationOption", "requeue"))
+    call.world.pool_control.remove(pool, list(nodes.values()), Dealing(body.get("nodeDeallocationOption", "requeue")))
     return await call.accept(pool)

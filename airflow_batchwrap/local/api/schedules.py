@@ -6,10 +6,10 @@ from typing import Any
 
 from airflow_batchwrap.local.api import jobs, views
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.control import making, statistics
+from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import JobSchedule
-from airflow_batchwrap.local.model.rules import schedules as rules
 from airflow_batchwrap.local.model.rules.values import legal_id
+from airflow_batchwrap.local.model.states import ScheduleState
 from airflow_batchwrap.local.wire.errors import BatchError
 
 _OVER = {
@@ -39,17 +39,7 @@ async def create_job_schedule(call: Call) -> Reply:
     """Create a job schedule; its first job may be there with the answer."""
     body = call.body("BatchJobScheduleCreateOptions")
     name = legal_id(body.pop("id"))
-    rules.check(body)
-    world = call.world
-    if (existing := world.schedules.get(name)) is not None:
-        raise BatchError("JobScheduleBeingDeleted" if existing.state == "deleting" else "JobScheduleExists")
-    if world.jobs.get(name) is not None:
-        raise BatchError("JobWithSameIdExists")
-    making.within_quota(world)
-    schedule = JobSchedule(world.store.next_uid(), name, body)
-    world.schedules.add(schedule)
-    world.store.touch(schedule)
-    world.schedule_control.advance(schedule)
+    schedule = call.world.schedule_control.make(name, body)
     return await call.accept(schedule, views.url_of(call.base, schedule))
 
 
@@ -75,11 +65,7 @@ async def job_schedule_exists(call: Call) -> Reply:
 
 
 async def _change(call: Call, schedule: JobSchedule, body: dict[str, Any]) -> Reply:
-    rules.check(body)
-    schedule.body = body
-    schedule.changed()
-    call.world.store.touch(schedule)
-    call.world.schedule_control.advance(schedule)
+    call.world.schedule_control.change(schedule, body)
     return await call.accept(schedule, views.url_of(call.base, schedule))
 
 
@@ -120,7 +106,7 @@ async def disable_job_schedule(call: Call) -> Reply:
     schedule = _open(call)
     if schedule.state == "disabled":
         raise BatchError("JobScheduleDisabled")
-    return await _move(call, schedule, "disabled")
+    return await _move(call, schedule, ScheduleState.DISABLED)
 
 
 async def enable_job_schedule(call: Call) -> Reply:
@@ -128,13 +114,11 @@ async def enable_job_schedule(call: Call) -> Reply:
     schedule = _open(call)
     if schedule.state != "disabled":
         raise BatchError("OperationInvalidForCurrentState", "The job schedule is not disabled.")
-    return await _move(call, schedule, "active")
+    return await _move(call, schedule, ScheduleState.ACTIVE)
 
 
-async def _move(call: Call, schedule: JobSchedule, state: str) -> Reply:
-    schedule.move(state)
-    call.world.store.touch(schedule)
-    call.world.schedule_control.advance(schedule)
+async def _move(call: Call, schedule: JobSchedule, state: ScheduleState) -> Reply:
+    call.world.schedule_control.turn(schedule, state)
     return await call.accept(schedule, views.url_of(call.base, schedule))
 
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from airflow_batchwrap.local.api.connection import CUT
-from airflow_batchwrap.local.control.world import Config
+from airflow_batchwrap.local.config import Config
 
 #: The version of App Service's protocol that azure-identity speaks.
 _VERSION = "2019-08-01"

@@ -8,14 +8,11 @@ from typing import Any
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.api.jobs import open_job
-from airflow_batchwrap.local.control import statistics
-from airflow_batchwrap.local.control.jobs import forget
+from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import Job, Task
 from airflow_batchwrap.local.model.rules import commands
 from airflow_batchwrap.local.model.rules import tasks as rules
 from airflow_batchwrap.local.model.rules.values import legal_id
-from airflow_batchwrap.local.node.run import Outcome
-from airflow_batchwrap.local.node.transfer import TaskFailed
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
@@ -31,7 +28,7 @@ def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
     for kind in ("jobPreparationTask", "jobReleaseTask"):
         if kind in job.body and job.body[kind]["id"].lower() == name.lower():
             raise BatchError(f"TaskIdSameAs{kind[0].upper()}{kind[1:]}")
-    return call.world.scheduler.add(job, name, body)
+    return call.world.task_control.add(job, name, body)
 
 
 async def create_task(call: Call) -> Reply:
@@ -112,7 +109,7 @@ async def delete_task(call: Call) -> Reply:
     """Delete a task with its files; a running one is ended."""
     task = call.task()
     call.conditions(task)
-    await forget(call.world, task)
+    await call.world.task_control.forget(task)
     await call.world.store.commit()
     return Reply()
 
@@ -134,11 +131,7 @@ async def terminate_task(call: Call) -> Reply:
     call.conditions(task)
     if task.state == "completed":
         raise BatchError("TaskCompleted")
-    runs = call.world.scheduler.stop(iter([task]), "terminated")
-    if not runs:
-        ended = TaskFailed("TaskEnded", "The task was ended by request.").failure
-        call.world.scheduler.complete(task, Outcome(None, ended))
-        call.world.job_control.task_ended(task, None)
+    call.world.task_control.terminate(task)
     return await call.accept(task)
 
 
@@ -146,16 +139,10 @@ async def reactivate_task(call: Call) -> Reply:
     """Queue a failed task once more."""
     task = call.task()
     call.conditions(task)
-    job = open_job(call)
+    open_job(call)
     if task.state != "completed":
         raise BatchError("TaskNotCompleted")
     if task.result == "success":
         raise BatchError("TaskSucceeded")
-    call.world.shift(task, "active")
-    task.retries = 0
-    task.last_retry = task.started = task.ended = task.exit_code = task.failure = None
-    task.pool_id = task.node_id = None
-    task.changed()
-    job.dependencies.unsatisfy(task.id)
-    call.world.scheduler.queue(task)
+    call.world.task_control.reactivate(task)
     return await call.accept(task)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Entity, Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
 from airflow_batchwrap.local.node.layout import relative_task_directory
 from airflow_batchwrap.local.wire.times import iso
+from airflow_batchwrap.local.world import World
 
 Names = frozenset[str] | None
 
@@ -120,7 +120,7 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "totalTasksRun": entity.tasks_run,
         "totalTasksSucceeded": entity.succeeded,
         "recentTasks": _recent(base, entity) or None,
-        "runningTasksCount": len(entity.runs),
+        "runningTasksCount": len(entity.tasks),
         "runningTaskSlotsCount": entity.used,
         "isDedicated": entity.dedicated,
         "startTask": body.get("startTask"),

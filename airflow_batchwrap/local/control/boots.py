@@ -1,17 +1,16 @@
-"""Nodes live: they start, with packages and start tasks, and are brought to rest."""
+"""How nodes start: their directories, their packages, their start task."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import Any
 
 from airflow_batchwrap.local.control import works
-from airflow_batchwrap.local.control.scheduler import finish
-from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Execution, Node
-from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages, process
+from airflow_batchwrap.local.model.states import NodeState, NodeWish, Result
+from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.wire import times
 
@@ -19,56 +18,83 @@ log = logging.getLogger(__name__)
 
 #: What of a node's time from creating to idle it is creating; the rest it is starting.
 _CREATING = 0.6
-#: How often a node that keeps its tasks' data is looked at, in seconds.
-_LOOK = 0.5
 
 
 class Boots:
-    """Starts nodes, and brings them to rest.
+    """Starts nodes.
 
-    :param world: the state.
+    :param base: the state.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._runs: dict[Node, Run] = {}
 
-    async def boot(self, node: Node) -> None:
+    def run_of(self, node: Node) -> Run | None:
+        """The latest run of a node's start task.
+
+        :param node: the node.
+        :return: the run; None where there was none.
+        """
+        return self._runs.get(node)
+
+    def forget(self, node: Node) -> None:
+        """Let a node go.
+
+        :param node: the node.
+        """
+        self._runs.pop(node, None)
+
+    def runs(self) -> list[Run]:
+        """The runs of start tasks.
+
+        :return: them; some may be over.
+        """
+        return list(self._runs.values())
+
+    async def boot(self, node: Node) -> bool:
         """Start a node: its directories, its start task, and then it can work.
 
         :param node: the node, creating, rebooting, reimaging or starting.
+        :return: whether it has come to rest: False where something else has happened to it meanwhile.
         """
-        if node.state == "leavingpool" or self._world.stopping:
-            return
+        if node.state == NodeState.LEAVING or self._base.stopping:
+            return False
         mark = node.booted = times.now()
-        share = _CREATING if node.state == "creating" else 0.0
+        # What is not kept must not run anything.
+        await self._base.store.settle(node.uid)
+        share = _CREATING if node.state == NodeState.CREATING else 0.0
         await self._wait(share)
-        if node.booted != mark or node.state == "leavingpool":
-            return
-        if node.state != "starting":
-            node.move("starting")
+        await self._base.turnstile.turn()
+        if node.booted != mark or node.state == NodeState.LEAVING or self._base.stopping:
+            return False
+        if node.state in (NodeState.REBOOTING, NodeState.REIMAGING) and node.wish != NodeWish.LEAVE:
+            # What was asked of it is done, but for the start.
+            node.wish = NodeWish.NONE
+        if node.state != NodeState.STARTING:
+            node.move(NodeState.STARTING)
         node.booted = mark = times.now()
         try:
-            await layout.make_node(self._world.root(node))
+            await layout.make_node(self._base.root(node))
         except OSError as error:
             # Something is in its place that is no directory of ours, or the disk is full.
             log.error("The directories of the node %s cannot be made: %s.", node.id, error)
-            node.move("unusable")
-            self._world.store.touch(node)
-            return
-        if node.state == "leavingpool":
+            node.move(NodeState.UNUSABLE)
+            self._base.store.touch(node)
+            return False
+        if node.state == NodeState.LEAVING:
             # It was removed while its directories were made.
-            await self._world.remove(self._world.root(node))
-            return
-        agentlog.write(self._world.root(node), f"node {node.id} of pool {node.pool.id} is starting")
+            await self._base.remove(self._base.root(node))
+            return False
+        agentlog.write(self._base.root(node), f"node {node.id} of pool {node.pool.id} is starting")
         await self._wait(1 - share)
-        if node.booted != mark or node.state != "starting":
-            return
-        node.draining = self._world.node_control.leaves(node)
+        if node.booted != mark or node.state != NodeState.STARTING:
+            return False
         if not await self._prepare(node, mark):
-            return
-        agentlog.write(self._world.root(node), f"node is {node.state}")
-        self._world.store.touch(node)
-        self._world.scheduler.kick(node.pool.id)
+            return False
+        agentlog.write(self._base.root(node), f"node is {node.state}")
+        self._base.store.touch(node)
+        return True
 
     async def _prepare(self, node: Node, mark: float) -> bool:
         """Bring a starting node to where it can work.
@@ -76,28 +102,28 @@ class Boots:
         :return: whether it still is the start that was begun.
         """
         failure = await self._bring(node, node.pool.body)
-        if node.booted != mark or node.state != "starting":
+        if node.booted != mark or node.state != NodeState.STARTING:
             return False
         if failure is not None:
-            agentlog.write(self._world.root(node), failure)
-            node.move("unusable")
+            agentlog.write(self._base.root(node), failure)
+            node.move(NodeState.UNUSABLE)
             return True
         body = node.pool.body.get("startTask")
         if body is None:
             node.start = None
             node.move(node.resting)
         elif body["waitForSuccess"]:
-            node.move("waitingforstarttask")
-            self._world.store.touch(node)
+            node.move(NodeState.WAITING)
+            self._base.store.touch(node)
             await self._start_task(node, body)
-            if self._world.stopping or node.booted != mark or node.state != "waitingforstarttask":
+            if self._base.stopping or node.booted != mark or node.state != NodeState.WAITING:
                 return False
             if node.start is None:
                 return False
-            node.move(node.resting if node.start.result == "success" else "starttaskfailed")
+            node.move(node.resting if node.start.result == Result.SUCCESS else NodeState.START_FAILED)
         else:
             node.move(node.resting)
-            self._world.spawn(self._start_task(node, body))
+            self._base.spawn(self._start_task(node, body))
         return True
 
     async def _bring(self, node: Node, body: dict[str, Any]) -> str | None:
@@ -106,7 +132,7 @@ class Boots:
             # Better no node than one on which tasks find an empty directory.
             return "the local Batch service cannot mount anything"
         if references := body.get("applicationPackageReferences"):
-            data, root = self._world.config.data, self._world.root(node)
+            data, root = self._base.config.data, self._base.root(node)
             try:
                 await packages.deploy(data, root, references)
             except packages.FAULTS as error:
@@ -114,16 +140,16 @@ class Boots:
         return None
 
     async def _wait(self, share: float) -> None:
-        seconds = self._world.pace.here(self._world.pace.node * share)
+        seconds = self._base.pace.here(self._base.pace.node * share)
         if seconds > 0:
             await asyncio.sleep(seconds)
 
     async def _start_task(self, node: Node, body: dict[str, object]) -> None:
-        root = self._world.root(node)
+        root = self._base.root(node)
         limit = int(str(body["maxTaskRetryCount"]))
         execution = node.start = Execution(times.now())
         directory = root / "startup"
-        variables = works.of_node(self._world, node) | environment.of_task(directory)
+        variables = works.of_node(self._base, node) | environment.of_task(directory)
         variables |= environment.settings(body.get("environmentSettings"))  # type: ignore[arg-type]
         files: Any = body.get("resourceFiles", [])
         settings: Any = body.get("containerSettings")
@@ -131,53 +157,14 @@ class Boots:
         work = Work(
             str(body["commandLine"]), directory, root, variables, files, keep=True, how="detach", container=contained
         )
-        while node.state != "leavingpool":
-            node.start_run = Run(work, self._world.blobs)
-            self._world.store.touch(node)
-            outcome = await node.start_run.execute()
-            if self._world.stopping or node.start_run.reason is not None:
+        while node.state != NodeState.LEAVING:
+            run = self._runs[node] = Run(work, self._base.blobs)
+            self._base.store.touch(node)
+            outcome = await run.execute()
+            if self._base.stopping or run.reason is not None:
                 return
             if not outcome.retriable or 0 <= limit <= execution.retries:
-                finish(execution, outcome)
-                self._world.store.touch(node)
+                execution.finish(outcome.exit_code, outcome.failure)
+                self._base.store.touch(node)
                 return
-            execution.retries += 1
-            execution.started = execution.last_retry = times.now()
-
-    async def clear(self, node: Node, option: str) -> None:
-        """See a node's tasks off.
-
-        :param node: the node, on which no more tasks are placed.
-        :param option: requeue, terminate, taskcompletion, retaineddata.
-        """
-        if option not in ("taskcompletion", "retaineddata"):
-            for run in list(node.runs.values()):
-                run.stop("terminated" if option == "terminate" else "requeue")
-        for run in list(node.runs.values()):
-            await run.over.wait()
-        while option == "retaineddata" and not self._world.stopping and self._retains(node):  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK)
-
-    def _retains(self, node: Node) -> bool:
-        """Whether the directory of a completed task is still to be kept on a node."""
-        now = times.now()
-        for job in self._world.jobs:
-            for task in job.tasks:
-                if task.node_id == node.id and task.state == "completed" and task.ended is not None:
-                    kept = times.parse_duration(json.loads(task.body)["constraints"]["retentionTime"])
-                    if task.ended + self._world.pace.here(kept) > now:
-                        return True
-        return False
-
-    async def silence(self, node: Node) -> None:
-        """End what runs on a node beside its tasks: start, preparation and release tasks, and what tasks left behind.
-
-        :param node: the node.
-        """
-        others = [node.start_run] if node.start_run else []
-        others += [part.run for job in self._world.jobs if (part := job.nodes.get(node.id)) and part.run]
-        for run in others:
-            run.stop("discard")
-            await run.over.wait()
-        if node.tasks_run or node.recent or others:
-            await process.HELPER.clear(self._world.root(node))
+            execution.retry()

@@ -1,49 +1,165 @@
-"""How jobs end: terminated, deleted, disabled; by a client, a clock, or their own tasks."""
+"""The life of jobs: created, disabled and enabled, ended by a client, a clock, or their own tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import uuid
+from typing import Any
 
-from airflow_batchwrap.local.control import works
-from airflow_batchwrap.local.control.exits import job_action
-from airflow_batchwrap.local.control.scheduler import finish
-from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.model.entities import Execution, Job, NodeJob, Task
+from airflow_batchwrap.local.control.base import Base
+from airflow_batchwrap.local.control.events import JobEnded, TaskEnded
+from airflow_batchwrap.local.control.pools import Pools
+from airflow_batchwrap.local.control.preparations import Preparations
+from airflow_batchwrap.local.control.tasks import Tasks
+from airflow_batchwrap.local.control.turnstile import sliced
+from airflow_batchwrap.local.model.entities import Job, JobSchedule
+from airflow_batchwrap.local.model.exits import job_action
+from airflow_batchwrap.local.model.rules import jobs as rules
+from airflow_batchwrap.local.model.rules.values import invalid
+from airflow_batchwrap.local.model.states import (
+    OVER,
+    Dealing,
+    DisableTasks,
+    JobAction,
+    JobState,
+    PoolState,
+    TaskState,
+)
 from airflow_batchwrap.local.node.layout import job_directory
-from airflow_batchwrap.local.node.run import NO_LIMIT, Outcome, Run
+from airflow_batchwrap.local.node.run import NO_LIMIT
 from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
+
+#: What a job manager has that no other task has, and its id.
+_MANAGING = frozenset({"id", "killJobOnCompletion", "runExclusive", "allowLowPriorityNode"})
 
 
 class Jobs:
-    """Ends jobs, and runs their release tasks.
+    """Creates jobs and ends them.
 
-    :param world: the state.
+    :param base: the state.
+    :param pools: where their own pools come from.
+    :param tasks: what becomes of their tasks.
+    :param preparations: their preparation and release tasks.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, base: Base, pools: Pools, tasks: Tasks, preparations: Preparations) -> None:
+        self._base, self._pools, self._tasks, self._preparations = base, pools, tasks, preparations
         self._closing: set[Job] = set()
+        self._clocks: dict[Job, asyncio.TimerHandle] = {}
+        base.events.on(TaskEnded, self._task_ended)
+
+    # Created and changed
+
+    def within_quota(self) -> None:
+        """Check that one more job or job schedule may be active.
+
+        :raises BatchError: it may not.
+        """
+        active = self._base.active()
+        if active >= self._base.config.quotas.jobs:
+            raise BatchError(
+                "ActiveJobAndScheduleQuotaReached",
+                f"{active} jobs and job schedules are active, which is as many as may be: terminate or delete some.",
+            )
+
+    def make(self, name: str, body: dict[str, Any], schedule: JobSchedule | None = None) -> Job:
+        """Create a job, with the pool it asks for and its job manager.
+
+        :param name: its id.
+        :param body: the rest of it, as a client gives it.
+        :param schedule: the job schedule it is of, if any.
+        :return: the job.
+        :raises BatchError: it cannot be.
+        """
+        rules.prepare(body, scheduled=schedule is not None)
+        if (existing := self._base.jobs.get(name)) is not None:
+            raise BatchError("JobBeingDeleted" if existing.state == JobState.DELETING else "JobExists")
+        if self._base.schedules.get(name) is not None:
+            raise BatchError("JobScheduleWithSameIdExists")
+        pool = self._base.pools.get(body["poolInfo"].get("poolId", ""))
+        if pool is not None and pool.state == PoolState.DELETING:
+            raise BatchError("PoolBeingDeleted")
+        self.within_quota()
+        auto_pool = self._auto_pool(body["poolInfo"].get("autoPoolSpecification"), schedule)
+        job = Job(self._base.store.next_uid(), name, body)
+        job.auto_pool, job.schedule = auto_pool, schedule.uid if schedule else None
+        self._base.jobs.add(job)
+        self._base.store.touch(job)
+        if "jobManagerTask" in body:
+            manager = {key: value for key, value in body["jobManagerTask"].items() if key not in _MANAGING}
+            self._tasks.add(job, body["jobManagerTask"]["id"], manager)
+        self.watch(job)
+        return job
+
+    def _auto_pool(self, specification: dict[str, Any] | None, schedule: JobSchedule | None) -> str | None:
+        if specification is None:
+            return None
+        shared = schedule if specification["poolLifetimeOption"] == "jobschedule" else None
+        present = self._base.pools.get(shared.pool_id or "") if shared is not None else None
+        if present is not None and present.state == PoolState.ACTIVE:
+            return present.id
+        prefix = specification.get("autoPoolIdPrefix")
+        name = f"{prefix}_{uuid.uuid4()}" if prefix else str(uuid.uuid4())
+        name = name[: len(name) - 36] + name[-36:].upper()
+        self._pools.make(name, copy.deepcopy(specification["pool"]))
+        if shared is not None:
+            shared.pool_id = name
+        return name
+
+    def change(self, job: Job, body: dict[str, Any]) -> None:
+        """Give a job other properties.
+
+        :param job: the job, not over.
+        :param body: all of its body.
+        :raises BatchError: it cannot be.
+        """
+        rules.prepare(body, scheduled=job.schedule is not None)
+        if job.auto_pool or "autoPoolSpecification" in body["poolInfo"]:
+            _same_auto_pool(job, body["poolInfo"])
+        elif body["poolInfo"].get("poolId", "").lower() != job.pool_id.lower():
+            if job.state != JobState.DISABLED:
+                raise BatchError(
+                    "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."
+                )
+            for part in job.nodes.values():
+                self._base.store.drop(part.uid)
+            job.nodes.clear()
+        if job.body["onAllTasksComplete"] == "terminatejob" != body["onAllTasksComplete"]:
+            raise invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
+        job.body = body
+        job.changed()
+        self._base.store.touch(job)
+        self.watch(job)
+        self._tasks.look(job.pool_id)
+
+    # Its clock
 
     def watch(self, job: Job) -> None:
         """Start a job's clock, and end it at once if nothing keeps it open.
 
         :param job: the job, new, changed or loaded.
         """
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
-        if job.state not in ("active", "disabling", "disabled", "enabling"):
+        self._stop_clock(job)
+        if job.state in OVER:
             return
         limit = times.parse_duration(job.body["constraints"]["maxWallClockTime"])
         if limit < NO_LIMIT:
             left = max(0.0, job.created + limit - times.now())
-            job.timer = asyncio.get_running_loop().call_later(left, self._expired, job)
+            self._clocks[job] = asyncio.get_running_loop().call_later(left, self._expired, job)
         self._all_complete(job)
 
+    def _stop_clock(self, job: Job) -> None:
+        if (clock := self._clocks.pop(job, None)) is not None:
+            clock.cancel()
+
     def _expired(self, job: Job) -> None:
-        if job.state in ("active", "disabling", "disabled", "enabling"):
+        if job.state not in OVER:
             self.terminate(job, "MaxWallClockTimeExpiry")
+
+    # Ended
 
     def terminate(self, job: Job, reason: str | None) -> None:
         """Begin to end a job.
@@ -52,8 +168,8 @@ class Jobs:
         :param reason: what its executionInfo gives as the reason.
         """
         job.reason = reason
-        job.move("terminating")
-        self._world.store.touch(job)
+        job.move(JobState.TERMINATING)
+        self._base.store.touch(job)
         self.close(job)
 
     def delete(self, job: Job) -> None:
@@ -61,9 +177,9 @@ class Jobs:
 
         :param job: the job.
         """
-        ran = job.state != "completed"
-        job.move("deleting")
-        self._world.store.touch(job)
+        ran = job.state != JobState.COMPLETED
+        job.move(JobState.DELETING)
+        self._base.store.touch(job)
         self.close(job, release=ran)
 
     def close(self, job: Job, *, release: bool = True) -> None:
@@ -72,30 +188,30 @@ class Jobs:
         :param job: the job, terminating or deleting.
         :param release: run its release tasks.
         """
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
+        self._stop_clock(job)
         if job not in self._closing:
             self._closing.add(job)
-            self._world.spawn(self._close(job, release))
+            self._base.spawn(self._close(job, release))
 
     async def _close(self, job: Job, release: bool) -> None:
         try:
-            reason = "discard" if job.state == "deleting" else "terminated"
-            runs = self._world.scheduler.stop(iter(job.tasks), reason)
-            parts = list(job.nodes.values())
-            runs += [part.run for part in parts if part.run]
-            for run in runs:
-                run.stop("terminated")
-                await run.over.wait()
-            if release and "jobReleaseTask" in job.body:
-                await asyncio.gather(*(self._release(part) for part in parts if part.ran))
-            if self._world.stopping:
+            # Nothing ends, and no file goes, before that is kept.
+            await self._base.store.settle(job.uid)
+            placed = self._tasks.of_job(job)
+            if job.state == JobState.DELETING:
+                await self._tasks.discard(placed)
+            else:
+                self._tasks.stop(placed, Dealing.TERMINATE)
+                await self._tasks.left(placed)
+            await self._preparations.stop(job)
+            if release:
+                await self._preparations.release(job)
+            if self._base.stopping:
                 return
-            if job.state == "terminating":
-                job.move("completed")
+            if job.state == JobState.TERMINATING:
+                job.move(JobState.COMPLETED)
                 job.ended = times.now()
-                self._world.store.touch(job)
+                self._base.store.touch(job)
             else:
                 await self._purge(job)
             self._ended(job)
@@ -105,129 +221,82 @@ class Jobs:
     def _ended(self, job: Job) -> None:
         specification = job.body["poolInfo"].get("autoPoolSpecification") or {}
         if job.auto_pool and specification["poolLifetimeOption"] == "job" and not specification.get("keepAlive"):
-            self.drop_pool(job.auto_pool)
-        if job.schedule is not None:
-            self._world.schedule_control.job_ended(job)
-
-    def drop_pool(self, name: str) -> None:
-        """Delete a pool that was made for jobs that are over.
-
-        :param name: its id; one that is gone or going is no error.
-        """
-        pool = self._world.pools.get(name)
-        if pool is not None and pool.state == "active":
-            pool.move("deleting")
-            self._world.node_control.delete(pool)
-
-    async def _release(self, part: NodeJob) -> None:
-        node = self._world.node(part.pool_id, part.node_id)
-        if node is None or node.state == "leavingpool" or (part.release and part.release.state == "completed"):
-            return
-        body = part.job.body["jobReleaseTask"]
-        part.release = Execution(times.now())
-        part.run = Run(works.of_job(self._world, part.job, node, body, body["maxWallClockTime"]), self._world.blobs)
-        self._world.store.touch(part)
-        outcome = await part.run.execute()
-        if self._world.stopping:
-            return
-        finish(part.release, outcome)
-        part.run = None
-        self._world.store.touch(part)
+            self._pools.drop(job.auto_pool)
+        self._base.events.tell(JobEnded(job))
 
     async def _purge(self, job: Job) -> None:
-        for pool in self._world.pools:
+        for pool in self._base.pools:
             for node in pool.nodes:
-                directory = job_directory(self._world.root(node), job.id)
-                await self._world.remove(directory)
+                directory = job_directory(self._base.root(node), job.id)
+                await self._base.remove(directory)
                 # That of its schedule, if it is empty now.
                 with contextlib.suppress(OSError):
                     directory.parent.rmdir()
         for part in job.nodes.values():
-            self._world.store.drop(part.uid)
-        for task in job.tasks:
-            self._world.store.drop(task.uid)
-        self._world.store.drop(job.uid)
-        self._world.jobs.remove(job)
+            self._base.store.drop(part.uid)
+        async for task in sliced(job.tasks):
+            self._base.store.drop(task.uid)
+        self._base.store.drop(job.uid)
+        self._base.jobs.remove(job)
 
-    def disable(self, job: Job, option: str) -> None:
+    # Disabled
+
+    def disable(self, job: Job, option: DisableTasks) -> None:
         """Begin to disable a job.
 
         :param job: the job, active.
-        :param option: what becomes of its running tasks: requeue, terminate, wait.
+        :param option: what becomes of its running tasks.
         """
-        job.move("disabling")
-        self._world.store.touch(job)
-        if option != "wait":
-            self._world.scheduler.stop(iter(job.tasks), "terminated" if option == "terminate" else "requeue")
+        job.move(JobState.DISABLING)
+        self._base.store.touch(job)
+        if option is not DisableTasks.WAIT:
+            dealing = Dealing.TERMINATE if option is DisableTasks.TERMINATE else Dealing.REQUEUE
+            self._tasks.stop(self._tasks.of_job(job), dealing)
         self._disabled(job)
 
     def _disabled(self, job: Job) -> None:
-        if job.state == "disabling" and not job.running:
-            job.move("disabled")
-            self._world.store.touch(job)
+        if job.state == JobState.DISABLING and not job.running:
+            job.move(JobState.DISABLED)
+            self._base.store.touch(job)
 
     def enable(self, job: Job) -> None:
         """Let a disabled job's tasks run again.
 
         :param job: the job, disabled.
         """
-        job.move("enabling")
-        job.move("active")
-        self._world.store.touch(job)
-        self._world.scheduler.kick(job.pool_id)
+        job.move(JobState.ENABLING)
+        job.move(JobState.ACTIVE)
+        self._base.store.touch(job)
+        self._tasks.look(job.pool_id)
         self._all_complete(job)
 
-    def task_ended(self, task: Task, outcome: Outcome | None) -> None:
-        """See what follows for the job from a task that is no longer running.
+    # What its tasks come to
 
-        :param task: the task.
-        :param outcome: how its run ended; None where its command never ran.
-        """
-        job = task.job
-        manager = job.body.get("jobManagerTask")
-        if (
-            task.state == "completed"
-            and manager is not None
-            and manager["killJobOnCompletion"]
-            and manager["id"].lower() == task.id.lower()
-            and job.state in ("active", "disabling", "disabled")
-        ):
-            self.terminate(job, "JMComplete")
-        if task.state == "completed" and outcome is not None and job.state == "active":
-            action = job_action(task)
-            if action == "terminate":
-                self.terminate(job, "TaskFailed")
-            elif action == "disable":
-                self.disable(job, "requeue")
+    def _task_ended(self, event: TaskEnded) -> None:
+        """See what follows for the job from a task that is no longer running."""
+        task, job = event.task, event.task.job
+        if task.state == TaskState.COMPLETED:
+            manager = task.manager
+            if manager is not None and manager["killJobOnCompletion"] and job.state not in OVER:
+                self.terminate(job, "JMComplete")
+            if event.ran and job.state == JobState.ACTIVE:
+                action = job_action(task)
+                if action is JobAction.TERMINATE:
+                    self.terminate(job, "TaskFailed")
+                elif action is JobAction.DISABLE:
+                    self.disable(job, DisableTasks.REQUEUE)
         self._disabled(job)
         self._all_complete(job)
 
     def _all_complete(self, job: Job) -> None:
         open_tasks = job.counts["active"] + job.counts["running"]
-        if job.state == "active" and job.body["onAllTasksComplete"] == "terminatejob" and not open_tasks:
+        if job.state == JobState.ACTIVE and job.body["onAllTasksComplete"] == "terminatejob" and not open_tasks:
             self.terminate(job, "AllTasksComplete")
 
 
-async def forget(world: World, task: Task) -> None:
-    """Take a task out of its job, with its run and its files.
-
-    :param world: the state.
-    :param task: the task.
-    """
-    job = task.job
-    node = world.node(task.pool_id, task.node_id)
-    for run in world.scheduler.stop(iter([task]), "discard"):
-        await run.over.wait()
-    if job.tasks.get(task.id) is not task:
-        return
-    job.tasks.remove(task)
-    job.ready.remove(task)
-    job.dependencies.remove(task)
-    job.dependencies.unsatisfy(task.id)
-    job.counts[task.standing] -= 1
-    job.slot_counts[task.standing] -= task.slots
-    world.store.drop(task.uid)
-    if node is not None:
-        directory = job_directory(world.root(node), job.id) / task.id
-        await world.remove(directory)
-    world.job_control.task_ended(task, None)
+def _same_auto_pool(job: Job, pool_info: dict[str, Any]) -> None:
+    present, sent = (
+        {**info.get("autoPoolSpecification", {}), "keepAlive": None} for info in (job.body["poolInfo"], pool_info)
+    )
+    if present != sent:
+        raise invalid("poolInfo", "of an auto pool only keepAlive can be changed.")

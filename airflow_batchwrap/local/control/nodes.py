@@ -1,293 +1,316 @@
-"""Nodes come and go: allocation and removal."""
+"""The life of nodes: started, put to rest, preempted, gone.
+
+What is asked of a node while tasks run on it is kept as its wish, before anything is promised, and a restart goes on
+with it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-from collections.abc import Iterable, Sequence
+import json
 
-from airflow_batchwrap.local.control import usage
-from airflow_batchwrap.local.control.world import World
-from airflow_batchwrap.local.model.entities import Node, Pool
-from airflow_batchwrap.local.model.rules.pools import MOST_NODES
+from airflow_batchwrap.local.control.base import Base
+from airflow_batchwrap.local.control.boots import Boots
+from airflow_batchwrap.local.control.events import CommandStarted, NodeGone
+from airflow_batchwrap.local.control.preparations import Preparations
+from airflow_batchwrap.local.control.tasks import Tasks
+from airflow_batchwrap.local.control.turnstile import sliced
+from airflow_batchwrap.local.model import usage
+from airflow_batchwrap.local.model.entities import Node
+from airflow_batchwrap.local.model.states import Dealing, Ending, NodeState, NodeWish, PoolState, Scheduling, TaskState
+from airflow_batchwrap.local.node import agentlog, process
+from airflow_batchwrap.local.node.run import Run
+from airflow_batchwrap.local.pace import PREEMPTED
 from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire.errors import BatchError
 
-#: What Azure's messages call dedicated nodes, and others.
-_NAMES = {True: "dedicated", False: "low priority"}
-#: The code and the words of an allocation that took too long.
-_TIMED_OUT = ("AllocationTimedout", "there were none to be had within the resize timeout")
+#: How often a node that keeps its tasks' data is looked at, in seconds.
+_LOOK = 0.5
+#: The error for a node that is already under way somewhere.
+_UNDER_WAY = {
+    NodeState.CREATING: "NodeBeingCreated",
+    NodeState.STARTING: "NodeBeingStarted",
+    NodeState.WAITING: "NodeBeingStarted",
+    NodeState.REBOOTING: "NodeBeingRebooted",
+    NodeState.REIMAGING: "NodeBeingReimaged",
+}
 
 
 class Nodes:
-    """Brings pools to their targets.
+    """Starts nodes, does to them what is asked, and lets them go.
 
-    :param world: the state.
+    :param base: the state.
+    :param tasks: what runs on them.
+    :param preparations: what jobs do on them beside their tasks.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._stop: dict[str, asyncio.Event] = {}
+    def __init__(self, base: Base, tasks: Tasks, preparations: Preparations) -> None:
+        self._base, self._tasks, self._preparations = base, tasks, preparations
+        self._boots = Boots(base)
         self._leavings: dict[Node, asyncio.Task[None]] = {}
-        #: Set, and replaced, when a node goes and leaves room for another.
-        self._room = asyncio.Event()
+        base.events.on(CommandStarted, self._command_started)
 
-    def resize(self, pool: Pool, dedicated: int, low_priority: int, option: str = "requeue") -> None:
-        """Begin to bring a pool to other targets.
+    def runs(self) -> list[Run]:
+        """The runs of start tasks.
 
-        :param pool: the pool, whose allocation is steady.
-        :param dedicated: the number of dedicated nodes.
-        :param low_priority: the number of spot nodes.
-        :param option: what becomes of tasks on nodes that go: requeue, terminate, taskcompletion, retaineddata.
+        :return: them; some may be over.
         """
-        pool.target_dedicated, pool.target_low_priority = dedicated, low_priority
-        pool.resize_errors = []
-        pool.allocate("resizing")
-        self._world.store.touch(pool)
-        self.resume(pool, option)
+        return self._boots.runs()
 
-    def resume(self, pool: Pool, option: str = "requeue") -> None:
-        """Go on with an allocation that was begun.
+    # Started
 
-        :param pool: the pool, whose allocation is not steady.
-        :param option: what becomes of tasks on nodes that go.
+    def begin(self, node: Node) -> None:
+        """Start a node by and by.
+
+        :param node: the node, creating or starting.
         """
-        self._stop[pool.id] = asyncio.Event()
-        self._world.spawn(self._allocate(pool, option))
+        self._base.spawn(self._boot(node))
 
-    def remove(self, pool: Pool, nodes: list[Node], option: str = "requeue") -> None:
-        """Begin to take nodes out of a pool; its targets fall with them.
+    async def _boot(self, node: Node) -> None:
+        if await self._boots.boot(node):
+            self._tasks.look(node.pool.id)
+        if node.wish not in (NodeWish.NONE, NodeWish.LEAVE) and node.state in (NodeState.IDLE, NodeState.OFFLINE):
+            # Asked before a restart, and still to be waited for.
+            await self._patient(node, node.wish)
 
-        :param pool: the pool, whose allocation is steady.
-        :param nodes: the nodes.
-        :param option: what becomes of their tasks.
-        """
-        pool.target_dedicated = max(0, pool.target_dedicated - sum(node.dedicated for node in nodes))
-        pool.target_low_priority = max(0, pool.target_low_priority - sum(not node.dedicated for node in nodes))
-        pool.resize_errors = []
-        pool.allocate("resizing")
-        self._world.store.touch(pool)
-        for node in nodes:
-            node.draining = node.named = True
-            self._world.store.touch(node)
-        self._stop[pool.id] = asyncio.Event()
-        self._world.spawn(self._allocate(pool, option, nodes))
-
-    def stop_resize(self, pool: Pool) -> None:
-        """Leave a pool with the nodes it has.
-
-        :param pool: the pool, whose allocation is resizing.
-        """
-        pool.allocate("stopping")
-        self._world.store.touch(pool)
-        self._stop.setdefault(pool.id, asyncio.Event()).set()
-
-    def delete(self, pool: Pool) -> None:
-        """Begin to delete a pool; its tasks go back to their jobs' queues.
-
-        :param pool: the pool.
-        """
-        self._world.store.touch(pool)
-        self._world.autoscaler.end(pool)
-        self._stop.setdefault(pool.id, asyncio.Event()).set()
-        self._world.spawn(self._delete(pool))
-
-    async def _delete(self, pool: Pool) -> None:
-        await asyncio.gather(*(self._leaving(node, "requeue") for node in pool.nodes))
-        self._world.pools.remove(pool)
-        self._world.store.drop(pool.uid)
-        self._stop.pop(pool.id, None)
-
-    async def _allocate(self, pool: Pool, option: str, leaving: Iterable[Node] = ()) -> None:
-        stop = self._stop[pool.id]
-        chosen = list(leaving)
-        leaving = chosen or self._surplus(pool)
-        for node in leaving:
-            node.draining = True
-        leavings = [self._leaving(node, option) for node in leaving]
-        if not chosen:
-            await self._grow(pool, stop)
-        stopped = asyncio.ensure_future(stop.wait())
-        while leavings and not stop.is_set():
-            _, pending = await asyncio.wait([*leavings, stopped], return_when=asyncio.FIRST_COMPLETED)
-            leavings = [task for task in leavings if task in pending]
-        stopped.cancel()
-        if pool.state == "deleting" or self._world.stopping:
-            return
-        if stop.is_set():
-            for node in leaving:
-                # One that waits for its tasks stays; one that is on its way out goes.
-                if node.state != "leavingpool" and (waiting := self._leavings.pop(node, None)):
-                    waiting.cancel()
-                    node.draining = node.named = False
-                    self._world.store.touch(node)
-            pool.target_dedicated = sum(node.dedicated for node in pool.nodes)
-            pool.target_low_priority = len(pool.nodes) - pool.target_dedicated
-            self._world.scheduler.kick(pool.id)
-        pool.allocate("steady")
-        self._world.store.touch(pool)
-        self._world.autoscaler.settled(pool)
-
-    async def _grow(self, pool: Pool, stop: asyncio.Event) -> None:
-        """Add the nodes that are missing, as far as they are to be had within the resize timeout."""
-        pace, loop = self._world.pace, asyncio.get_running_loop()
-        deadline = loop.time() + pace.here(times.parse_duration(pool.body["resizeTimeout"]))
-        missing = {dedicated: self._missing(pool, dedicated) for dedicated in (True, False)}
-        if not any(missing.values()):
-            return
-        await _first(stop, max(0.0, min(pace.here(pace.allocation), deadline - loop.time())))
-        late = pace.here(pace.allocation) > 0 and loop.time() >= deadline
-        if not stop.is_set():
-            # Only now, since others may have taken what was there, or left it.
-            missing = {dedicated: self._allowed(pool, dedicated) for dedicated in missing}
-            if any(missing.values()) and self._world.config.faults.strikes("allocation"):
-                self._fail(pool, missing)
-                return
-        while not stop.is_set() and not late and pool.state == "active":
-            room = self._room
-            for dedicated in missing:
-                while missing[dedicated] and self._has_room(pool, dedicated):
-                    missing[dedicated] -= 1
-                    self._world.spawn(self._world.boots.boot(self._create(pool, dedicated)))
-            if not any(missing.values()):
-                return
-            await _first(stop, deadline - loop.time(), room)
-            late = loop.time() >= deadline
-        if pool.state == "deleting":
-            return
-        code, why = ("ResizeStopped", "the resize was stopped") if stop.is_set() else _TIMED_OUT
-        for dedicated, count in missing.items():
-            if count:
-                self._lack(pool, code, f"{count} {_NAMES[dedicated]} nodes could not be allocated: {why}.")
-
-    def _missing(self, pool: Pool, dedicated: bool) -> int:
-        """How many nodes of a kind a pool lacks."""
-        target = pool.target_dedicated if dedicated else pool.target_low_priority
-        return max(0, target - sum(node.dedicated == dedicated for node in pool.nodes))
-
-    def _allowed(self, pool: Pool, dedicated: bool) -> int:
-        """How many of the nodes that a pool lacks the quota lets it have; the rest is a resize error."""
-        wanted = self._missing(pool, dedicated)
-        allowed = min(wanted, self._in_quota(pool, dedicated))
-        if allowed < wanted:
-            quota = self._world.config.quotas.of_cores(dedicated)
-            limit = f"a pool has {MOST_NODES} nodes of a kind at most here" if quota is None else f"{quota} cores"
-            code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
-            self._lack(pool, code, f"The specified account has reached core quota ({limit}).")
-        return allowed
-
-    def _in_quota(self, pool: Pool, dedicated: bool) -> int:
-        """How many more nodes of a kind a pool may get before the account's cores are used up."""
-        quota = self._world.config.quotas.of_cores(dedicated)
-        if quota is None:
-            return MOST_NODES - sum(node.dedicated == dedicated for node in pool.nodes)
-        held = sum(
-            usage.cores(node.pool.body["vmSize"])
-            for one in self._world.pools
-            for node in one.nodes
-            if node.dedicated == dedicated
-        )
-        return max(0, quota - held) // usage.cores(pool.body["vmSize"])
-
-    def _fail(self, pool: Pool, missing: dict[bool, int]) -> None:
-        """Note that nodes could not be allocated, in Azure's own words."""
-        why = "Deployment allocation failed due to insufficient capacity for the requested VM size in the region."
-        for dedicated in (kind for kind, count in missing.items() if count):
-            message = f"Desired number of {_NAMES[dedicated]} nodes could not be allocated"
-            self._lack(pool, "AllocationFailed", message, [{"name": "Reason", "value": why}])
-
-    def _lack(self, pool: Pool, code: str, message: str, values: Sequence[dict[str, str]] = ()) -> None:
-        error = {"code": code, "message": message, **({"values": list(values)} if values else {})}
-        pool.resize_errors = [*pool.resize_errors, error]
-        self._world.store.touch(pool)
-
-    def _has_room(self, pool: Pool, dedicated: bool) -> bool:
-        """Whether one more node of a kind is to be had, now that others may have got theirs."""
-        config = self._world.config
-        if config.capacity is not None and sum(len(one.nodes) for one in self._world.pools) >= config.capacity:
-            return False
-        return config.quotas.of_cores(dedicated) is None or self._in_quota(pool, dedicated) > 0
-
-    def _surplus(self, pool: Pool) -> list[Node]:
-        surplus: list[Node] = []
-        for dedicated, target in ((True, pool.target_dedicated), (False, pool.target_low_priority)):
-            nodes = [node for node in pool.nodes if node.dedicated == dedicated]
-            # Those that cannot work go first, then the idle ones, then those with the least to do; the newest first.
-            nodes.sort(key=lambda node: (not node.named, node.usable, node.used, -node.uid))
-            surplus += nodes[: max(0, len(nodes) - target)]
-        return surplus
-
-    def _create(self, pool: Pool, dedicated: bool) -> Node:
-        taken = {node.index for node in pool.nodes}
-        index = next(number for number in range(len(taken) + 1) if number not in taken)
-        name = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
-        node = Node(self._world.store.next_uid(), name, pool, dedicated=dedicated, index=index)
-        pool.nodes.add(node)
-        self._world.store.touch(node)
-        return node
-
-    def leaves(self, node: Node) -> bool:
-        """Whether a node is about to leave its pool.
+    def start(self, node: Node) -> None:
+        """Start a deallocated node.
 
         :param node: the node.
-        :return: whether it is, be it that it waits for its tasks first.
+        :raises BatchError: it is not deallocated.
         """
-        return node in self._leavings
+        if node.state != NodeState.DEALLOCATED:
+            raise BatchError("OperationInvalidForCurrentState", values={"NodeState": node.state})
+        node.move(NodeState.STARTING)
+        self._base.store.touch(node)
+        self.begin(node)
 
-    def _leaving(self, node: Node, option: str) -> asyncio.Task[None]:
+    # Put to rest
+
+    def down(self, node: Node, wish: NodeWish, dealing: Dealing) -> None:
+        """Begin to reboot, reimage or deallocate a node.
+
+        :param node: the node.
+        :param wish: which of these.
+        :param dealing: what becomes of its tasks.
+        :raises BatchError: the node is in no state for it.
+        """
+        if node.wish:
+            raise BatchError("OperationInvalidForCurrentState", "The node is about to go, or to be restarted.")
+        if wish not in Node.TABLE[node.state]:
+            code = _UNDER_WAY.get(NodeState(node.state), "OperationInvalidForCurrentState")
+            raise BatchError(code, values={"NodeState": node.state})
+        self._ask(node, wish, dealing)
+        if dealing.patient and (node.tasks or dealing is Dealing.RETAINED_DATA):
+            self._base.spawn(self._patient(node, wish))
+        else:
+            self._enter(node, wish)
+
+    def _ask(self, node: Node, wish: NodeWish, dealing: Dealing) -> None:
+        node.ask(wish, dealing)
+        self._base.store.touch(node)
+        if dealing is Dealing.TERMINATE:
+            for task in node.tasks:
+                self._base.store.touch(task)
+
+    async def _patient(self, node: Node, wish: NodeWish) -> None:
+        await self._clear(node)
+        if node.wish == wish and wish in Node.TABLE[node.state] and not self._base.stopping:
+            self._enter(node, wish)
+
+    def _enter(self, node: Node, wish: NodeWish) -> None:
+        node.move(wish.value)
+        self._base.store.touch(node)
+        agentlog.write(self._base.root(node), f"node is {wish.value}, tasks: {node.dealing.value}")
+        self._base.spawn(self._down(node, wish))
+
+    async def _down(self, node: Node, wish: NodeWish) -> None:
+        await self._base.store.settle(node.uid)
+        self._tasks.stop(list(node.tasks), Dealing.REQUEUE if node.dealing.patient else node.dealing)
+        await self._tasks.left(list(node.tasks))
+        await self._silence(node)
+        if wish.wipes and node.state == wish:
+            await self._base.remove(self._base.root(node))
+            node.users = {}
+        self._preparations.forget(node, wiped=wish.wipes)
+        if node.state != wish or self._base.stopping:
+            return
+        if wish is NodeWish.DEALLOCATE:
+            node.wish = NodeWish.NONE
+            node.move(NodeState.DEALLOCATED)
+            self._base.store.touch(node)
+        else:
+            await self._boot(node)
+
+    async def _clear(self, node: Node) -> None:
+        """See a node's tasks off, as was asked; no more are placed on it."""
+        if not node.dealing.patient:
+            self._tasks.stop(list(node.tasks), node.dealing)
+        await self._tasks.left(list(node.tasks))
+        while not self._base.stopping and await self._retains(node):  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK)
+
+    async def _retains(self, node: Node) -> bool:
+        """Whether a node keeps its tasks' data, and the directory of one that has completed is still to be kept."""
+        if node.dealing is not Dealing.RETAINED_DATA:
+            return False
+        now = times.now()
+        for job in self._base.jobs:
+            async for task in sliced(job.tasks):
+                if task.node_id == node.id and task.state == TaskState.COMPLETED and task.ended is not None:
+                    kept = times.parse_duration(json.loads(task.body)["constraints"]["retentionTime"])
+                    if task.ended + self._base.pace.here(kept) > now:
+                        return True
+        return False
+
+    async def _silence(self, node: Node) -> None:
+        """End what runs on a node beside its tasks: start, preparation and release tasks, what tasks left behind."""
+        start = self._boots.run_of(node)
+        others = [*([start] if start else []), *self._preparations.on(node)]
+        for run in others:
+            run.stop(Ending.DISCARD)
+            await run.over.wait()
+        if node.tasks_run or node.recent or others:
+            await process.HELPER.clear(self._base.root(node))
+
+    # Scheduling
+
+    def disable(self, node: Node, dealing: Dealing) -> None:
+        """Place no more tasks on a node.
+
+        :param node: the node.
+        :param dealing: what becomes of those it has: requeue, terminate, taskcompletion.
+        :raises BatchError: that is so already.
+        """
+        self._turn(node, Scheduling.DISABLED)
+        if not dealing.patient:
+            self._tasks.stop(list(node.tasks), dealing)
+        if node.state == NodeState.IDLE:
+            node.move(NodeState.OFFLINE)
+
+    def enable(self, node: Node) -> None:
+        """Place tasks on a node again.
+
+        :param node: the node.
+        :raises BatchError: that is so already.
+        """
+        self._turn(node, Scheduling.ENABLED)
+        if node.state == NodeState.OFFLINE:
+            node.move(NodeState.IDLE)
+        self._tasks.look(node.pool.id)
+
+    def _turn(self, node: Node, scheduling: Scheduling) -> None:
+        if node.state in (NodeState.UNUSABLE, NodeState.LEAVING, NodeState.PREEMPTED):
+            raise BatchError("OperationNotValidOnNode", values={"NodeState": node.state})
+        if node.scheduling == scheduling:
+            raise BatchError("NodeAlreadyInTargetSchedulingState")
+        node.scheduling = scheduling
+        self._base.store.touch(node)
+        agentlog.write(self._base.root(node), f"scheduling is {scheduling.value}")
+
+    # Preempted
+
+    def _command_started(self, event: CommandStarted) -> None:
+        if not event.node.dedicated and self._base.config.faults.strikes("preempt"):
+            asyncio.get_running_loop().call_soon(self.preempt, event.node)
+
+    def preempt(self, node: Node) -> bool:
+        """Take a spot node away, as Azure does when it needs it: its tasks are queued again, and another one comes.
+
+        :param node: the node.
+        :return: whether it was taken: False for a dedicated node, and for one that is not idle or running.
+        """
+        if node.dedicated or NodeState.PREEMPTED not in Node.TABLE[node.state]:
+            return False
+        node.move(NodeState.PREEMPTED)
+        self._base.store.touch(node)
+        self._base.spawn(self._preempted(node))
+        return True
+
+    async def _preempted(self, node: Node) -> None:
+        pace = self._base.pace
+        self._tasks.stop(list(node.tasks), Dealing.REQUEUE)
+        await self._tasks.left(list(node.tasks))
+        await self._silence(node)
+        await self._base.remove(self._base.root(node))
+        self._preparations.forget(node, wiped=True)
+        await asyncio.sleep(pace.here(max(PREEMPTED, pace.allocation)))
+        if node.state != NodeState.PREEMPTED or node.pool.state != PoolState.ACTIVE or self._base.stopping:
+            return
+        if node not in self._leavings:
+            self._gone(node, replaced=True)
+
+    # Gone
+
+    def leave(self, node: Node, dealing: Dealing) -> asyncio.Task[None]:
+        """Begin to take a node out of its pool.
+
+        :param node: the node.
+        :param dealing: what becomes of its tasks.
+        :return: what ends when it is gone.
+        """
         under_way = self._leavings.get(node)
         if under_way is None:
-            under_way = self._leavings[node] = self._world.spawn(self._leave(node, option))
-        elif option == "requeue":
+            self._ask(node, NodeWish.LEAVE, dealing)
+            under_way = self._leavings[node] = self._base.spawn(self._leave(node))
+        elif dealing is Dealing.REQUEUE:
             # Its tasks were to be waited for, and no longer are: the pool is being deleted.
-            for run in node.runs.values():
-                run.stop("requeue")
+            node.dealing = dealing
+            self._tasks.stop(list(node.tasks), dealing)
         return under_way
 
-    async def _leave(self, node: Node, option: str) -> None:
-        node.draining = True
-        await self._world.boots.clear(node, option)
-        if self._world.stopping:
-            return
-        node.move("leavingpool")
-        self._world.store.touch(node)
-        await self._world.boots.silence(node)
-        root = self._world.root(node)
-        await self._world.remove(root)
-        self._leavings.pop(node, None)
-        self.forget(node)
-
-    def replace(self, node: Node) -> None:
-        """Put a new node in the place of one that is gone.
-
-        :param node: the node, preempted and not about to leave.
-        """
-        if node in self._leavings:
-            return
-        self.forget(node)
-        self._world.spawn(self._world.boots.boot(self._create(node.pool, node.dedicated)))
-
-    def forget(self, node: Node) -> None:
-        """Take a node that is gone out of its pool.
+    def stay(self, node: Node) -> None:
+        """Leave a node in its pool that was to go, if it still waits for its tasks; one on its way out goes.
 
         :param node: the node.
         """
+        if node.state != NodeState.LEAVING and (waiting := self._leavings.pop(node, None)):
+            waiting.cancel()
+            node.wish = NodeWish.NONE
+            self._base.store.touch(node)
+
+    async def _leave(self, node: Node) -> None:
+        await self._base.turnstile.turn()
+        await self._clear(node)
+        if self._base.stopping:
+            return
+        node.move(NodeState.LEAVING)
+        self._base.store.touch(node)
+        await self._silence(node)
+        await self._base.remove(self._base.root(node))
+        await self._base.turnstile.turn()
+        self._leavings.pop(node, None)
+        self._gone(node, replaced=False)
+
+    def _gone(self, node: Node, *, replaced: bool) -> None:
+        self._boots.forget(node)
         usage.leave(node)
         node.pool.nodes.remove(node)
-        self._world.store.touch(node.pool)
-        self._world.store.drop(node.uid)
-        self._room.set()
-        self._room = asyncio.Event()
+        self._base.store.touch(node.pool)
+        self._base.store.drop(node.uid)
+        self._base.events.tell(NodeGone(node, replaced))
 
+    # Recovered
 
-async def _first(stop: asyncio.Event, seconds: float, other: asyncio.Event | None = None) -> None:
-    """Wait for one of two events, or for a while."""
-    if seconds <= 0:
-        return
-    waits = [asyncio.ensure_future(event.wait()) for event in (stop, other) if event is not None]
-    try:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+    async def resume(self, node: Node) -> None:
+        """Go on with a node after a restart: it was cut off, and nothing runs on it any more.
+
+        :param node: the node, as it was kept; it is not about to leave its pool.
+        """
+        wish = node.wish
+        entered = node.state == wish.value
+        if wish in (NodeWish.NONE, NodeWish.LEAVE) or (node.dealing is Dealing.RETAINED_DATA and not entered):
+            due = NodeWish.NONE
+        else:
+            due, node.wish = wish, NodeWish.NONE
+        if due.wipes:
+            await self._base.remove(self._base.root(node))
+            node.users = {}
+            self._preparations.forget(node, wiped=True)
+        # Not legal transitions of a running service.
+        if due is NodeWish.DEALLOCATE or (due is NodeWish.NONE and node.state == NodeState.DEALLOCATED):
+            node.begin(NodeState.DEALLOCATED)
+        else:
+            node.begin(NodeState.STARTING)
+            self.begin(node)
+        self._base.store.touch(node)

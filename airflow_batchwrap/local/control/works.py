@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from airflow_batchwrap.local.control.world import World
+from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Job, Node, Task
 from airflow_batchwrap.local.node import container, environment, gang, packages
 from airflow_batchwrap.local.node.layout import job_directory
@@ -15,20 +15,20 @@ from airflow_batchwrap.local.node.run import NO_LIMIT, Work
 from airflow_batchwrap.local.wire import times
 
 
-def of_job(world: World, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
+def of_job(base: Base, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
     """The work of a job preparation or release task.
 
-    :param world: the state.
+    :param base: the state.
     :param job: the job.
     :param node: the node.
     :param body: the preparation or release task.
     :param wall_clock: how long it may take.
     :return: the work.
     """
-    root = world.root(node)
+    root = base.root(node)
     directory = job_directory(root, job.id) / body["id"]
     variables = {
-        **of_node(world, node),
+        **of_node(base, node),
         **environment.of_task(directory),
         "AZ_BATCH_JOB_ID": job.id,
         "AZ_BATCH_TASK_ID": body["id"],
@@ -44,19 +44,19 @@ def of_job(world: World, job: Job, node: Node, body: dict[str, Any], wall_clock:
         body.get("resourceFiles", []),
         wall_clock=times.parse_duration(wall_clock),
         how="detach",
-        container=_container(world, job, node, body, directory),
+        container=_container(base, job, node, body, directory),
     )
 
 
-def of_node(world: World, node: Node) -> dict[str, str]:
+def of_node(base: Base, node: Node) -> dict[str, str]:
     """The variables every command on a node finds.
 
-    :param world: the state.
+    :param base: the state.
     :param node: the node.
     :return: the variables.
     """
-    config = world.config
-    root = world.root(node)
+    config = base.config
+    root = base.root(node)
     variables = environment.base() | environment.of_node(
         config.account, config.url, node.pool.id, node.id, node.dedicated, root
     )
@@ -65,18 +65,18 @@ def of_node(world: World, node: Node) -> dict[str, str]:
     return variables
 
 
-def of_task(world: World, task: Task, node: Node) -> Work:
+def of_task(base: Base, task: Task, node: Node) -> Work:
     """The work of a task.
 
-    :param world: the state.
+    :param base: the state.
     :param task: the task.
     :param node: the node.
     :return: the work.
     """
-    body, job, root = json.loads(task.body), task.job, world.root(node)
+    body, job, root = json.loads(task.body), task.job, base.root(node)
     directory = job_directory(root, job.id) / task.id
     variables = {
-        **of_node(world, node),
+        **of_node(base, node),
         **environment.of_task(directory),
         "AZ_BATCH_JOB_ID": job.id,
         "AZ_BATCH_TASK_ID": task.id,
@@ -87,8 +87,8 @@ def of_task(world: World, task: Task, node: Node) -> Work:
     wall_clock = body["constraints"].get("maxWallClockTime")
     bring = None
     if references := body.get("applicationPackageReferences"):
-        variables = packages.variables(world.config.data, root, references) | variables
-        bring = packages.bringing(world.config.data, root, references)
+        variables = packages.variables(base.config.data, root, references) | variables
+        bring = packages.bringing(base.config.data, root, references)
     return Work(
         body["commandLine"],
         directory,
@@ -98,21 +98,21 @@ def of_task(world: World, task: Task, node: Node) -> Work:
         body.get("outputFiles", []),
         times.parse_duration(wall_clock) if wall_clock else NO_LIMIT,
         bring=bring,
-        container=_container(world, job, node, body, directory),
+        container=_container(base, job, node, body, directory),
     )
 
 
-def _container(world: World, job: Job, node: Node, body: dict[str, Any], directory: Path) -> container.Container | None:
-    root = world.root(node)
+def _container(base: Base, job: Job, node: Node, body: dict[str, Any], directory: Path) -> container.Container | None:
+    root = base.root(node)
     preparation = _preparation(job, root)["AZ_BATCH_JOB_PREP_DIR"] if "jobPreparationTask" in job.body else None
     settings = body.get("containerSettings")
     return container.of_task(settings, directory, root, preparation, supported=node.pool.contains)
 
 
-def of_gang(world: World, task: Task, nodes: list[Node]) -> tuple[Work, list[Work]]:
+def of_gang(base: Base, task: Task, nodes: list[Node]) -> tuple[Work, list[Work]]:
     """The work of a multi-instance task.
 
-    :param world: the state.
+    :param base: the state.
     :param task: the task.
     :param nodes: its nodes, the primary's first.
     :return: the task's own work, on the first, and that of its coordination command on each.
@@ -121,7 +121,7 @@ def of_gang(world: World, task: Task, nodes: list[Node]) -> tuple[Work, list[Wor
     addresses = [node.address for node in nodes]
     own: list[Work] = []
     for index, node in enumerate(nodes):
-        work = of_task(world, task, node)
+        work = of_task(base, task, node)
         shared = gang.variables(addresses, index, str(work.directory))
         own.append(replace(work, variables={**shared, **work.variables}))
     coordination = [

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from airflow_batchwrap.local.model.entities import Task
+from typing import Any, Generic, Protocol, TypeVar
 
 
-class _Waiting:
+class _Depending(Protocol):
+    @property
+    def uid(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+T = TypeVar("T", bound=_Depending)
+
+
+class _Waiting(Generic[T]):
     """A task that waits, and how far its dependencies were found to be satisfied."""
 
     __slots__ = ("ids", "key", "reading", "revision", "task")
 
-    def __init__(self, task: Task, depends: dict[str, Any], revision: int) -> None:
+    def __init__(self, task: T, depends: dict[str, Any], revision: int) -> None:
         self.task = task
         self.ids = depends
         self.revision = revision
@@ -28,7 +35,7 @@ class _Waiting:
         return chain((name.lower() for name in self.ids.get("taskIds", ())), map(str, chain.from_iterable(ranges)))
 
 
-class Dependencies:
+class Dependencies(Generic[T]):
     """The dependencies among a job's tasks.
 
     A waiting task watches the first of its dependencies that is not satisfied, and looks on from there when it is: so a
@@ -39,12 +46,12 @@ class Dependencies:
 
     def __init__(self) -> None:
         self._satisfied: set[str] = set()
-        self._watched: dict[str, dict[int, _Waiting]] = {}
-        self._waiting: dict[int, _Waiting] = {}
+        self._watched: dict[str, dict[int, _Waiting[T]]] = {}
+        self._waiting: dict[int, _Waiting[T]] = {}
         #: Rises when a dependency that was satisfied no longer is.
         self._revision = 0
 
-    def hold(self, task: Task) -> bool:
+    def hold(self, task: T) -> bool:
         """See whether a task has to wait, and let it.
 
         :param task: the task.
@@ -55,7 +62,7 @@ class Dependencies:
         waiting = _Waiting(task, json.loads(task.body).get("dependsOn") or {}, self._revision)
         return not self._advance(waiting)
 
-    def _advance(self, waiting: _Waiting) -> bool:
+    def _advance(self, waiting: _Waiting[T]) -> bool:
         """Look for the next dependency that is not satisfied; whether there is none."""
         while True:
             for key in waiting.reading:
@@ -69,7 +76,7 @@ class Dependencies:
                 return True
             waiting.revision, waiting.reading = self._revision, waiting.read()
 
-    def satisfy(self, name: str) -> list[Task]:
+    def satisfy(self, name: str) -> list[T]:
         """Note that a task has ended so that those that wait for it may run.
 
         :param name: its id.
@@ -88,7 +95,7 @@ class Dependencies:
             self._satisfied.discard(name.lower())
             self._revision += 1
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: T) -> None:
         """Let a waiting task go; one that does not wait is no error.
 
         :param task: the task.

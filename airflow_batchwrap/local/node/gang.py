@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from airflow_batchwrap.local.model.states import Ending
 from airflow_batchwrap.local.node import process
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.node.run import Outcome, Run, Work
@@ -54,7 +55,7 @@ class Gang(Run):
         self._parts = [Run(replace(part, how="linger"), blobs) for part in coordination]
         self._coordinated = coordinated
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: Ending) -> None:
         """End the run, on all nodes.
 
         :param reason: as of `Run.stop`.
@@ -83,5 +84,5 @@ class Gang(Run):
         self._coordinated(index, outcome)
         if outcome.failure is not None:
             for part in self._parts:
-                part.stop("terminated")
+                part.stop(Ending.TERMINATED)
         return outcome

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_batchwrap.local.model.states import Ending
 from airflow_batchwrap.local.node import container, environment, layout, opening, process, threads, transfer
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.node.transfer import TaskFailed
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Longer wall clocks than this are no limit, in seconds (about ten years).
 NO_LIMIT = 10 * 365 * 86_400.0
+#: With these nobody waits for files any more.
+_URGENT = (Ending.DISCARD, Ending.REQUEUE)
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class Run:
         self, work: Work, blobs: BlobClient, started: Callable[[process.Child], None] = lambda _: None
     ) -> None:
         self.work = work
-        #: Why it was ended from outside: ``terminated``, ``wallclock``, ``requeue``, ``discard``; None otherwise.
-        self.reason: str | None = None
+        #: Why it was ended from outside; None where it was not.
+        self.reason: Ending | None = None
         self.stopped = asyncio.Event()
         self.over = asyncio.Event()
         self._blobs = blobs
@@ -97,17 +100,17 @@ class Run:
         self._transfer: asyncio.Task[None] | None = None
         self._exit_code: int | None = None
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: Ending) -> None:
         """End the run: the command with its whole tree, or the transfer that is under way.
 
         :param reason: why; only the first one counts, except that ``discard`` and ``requeue`` win over the others.
         """
-        if self.reason is None or reason in ("discard", "requeue"):
+        if self.reason is None or reason in _URGENT:
             self.reason = reason
         self.stopped.set()
         if self._child is not None:
             self._child.kill(self.work.directory)
-        if self._transfer is not None and (self._child is None or reason in ("discard", "requeue")):
+        if self._transfer is not None and (self._child is None or reason in _URGENT):
             self._transfer.cancel()
 
     async def execute(self) -> Outcome:
@@ -118,7 +121,7 @@ class Run:
         work = self.work
         timer = None
         if work.wall_clock < NO_LIMIT:
-            timer = asyncio.get_running_loop().call_later(work.wall_clock, self.stop, "wallclock")
+            timer = asyncio.get_running_loop().call_later(work.wall_clock, self.stop, Ending.WALL_CLOCK)
         try:
             return await self._execute(work, timer)
         except Exception:
@@ -150,7 +153,7 @@ class Run:
             failure = TaskFailed(code, f"The task's directory could not be made: {error.strerror}.").failure
         if timer:
             timer.cancel()
-        if work.output_files and self.reason not in ("requeue", "discard"):
+        if work.output_files and self.reason not in _URGENT:
             try:
                 await self._while_transferring(self._put(work, succeeded=failure is None))
             except TaskFailed as error:
@@ -203,7 +206,7 @@ class Run:
             return await self._child.wait()
         except process.HelperLost:
             # As when a node is lost: what is not known to have ended is run again.
-            self.stop("requeue")
+            self.stop(Ending.REQUEUE)
             return None
 
     async def _start(self, work: Work, make: bool) -> process.Child:
@@ -249,7 +252,7 @@ class Run:
         return self._failure(None)
 
     def _failure(self, exit_code: int | None) -> dict[str, Any] | None:
-        if self.reason == "wallclock":
+        if self.reason is Ending.WALL_CLOCK:
             return TaskFailed("TaskEnded", "The task was ended: its maximum wall clock time was exceeded.").failure
         if self.reason is not None:
             return TaskFailed("TaskEnded", "The task was ended by request.").failure

@@ -15,9 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.home import Home
 from airflow_batchwrap.local.model.entities import Job, Node, Pool, Task
 from airflow_batchwrap.local.node import threads
@@ -25,6 +24,7 @@ from airflow_batchwrap.local.page import files, ranges, show, tasks
 from airflow_batchwrap.local.page.files import LISTED, Listed, Place
 from airflow_batchwrap.local.page.guard import Guard
 from airflow_batchwrap.local.page.render import HERE, render
+from airflow_batchwrap.local.world import World
 
 #: How many of each a page shows.
 POOLS, JOBS, NODES, PARTS = 12, 25, 100, 50
@@ -60,8 +60,14 @@ class Page:
         self._guarded = Guard(page, Home(world.config.data).token(), world.config.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self._guarded(scope, receive, send)
+        """Answer one request, once what is shown is kept."""
+
+        async def send_kept(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await self._world.store.commit()
+            await send(message)
+
+        await self._guarded(scope, receive, send_kept)
 
     def _show(self, request: Request, name: str, **values: Any) -> Response:
         known = request.headers.get("if-none-match")

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Execution, Job, Node, NodeJob, Pool
 from airflow_batchwrap.local.node.layout import relative_task_directory
 from airflow_batchwrap.local.page import hide
@@ -16,6 +15,7 @@ from airflow_batchwrap.local.page.files import Place
 from airflow_batchwrap.local.page.guard import ROOT
 from airflow_batchwrap.local.page.render import NODE_STATES, words
 from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.world import World
 
 T = TypeVar("T")
 
@@ -88,15 +88,15 @@ def failure(found: dict[str, Any] | None) -> str:
 def _square(node: Node) -> dict[str, Any]:
     group, sign = NODE_STATES.get(node.state, ("away", "?"))
     slots = node.pool.slots
-    if node.runs:
+    if node.tasks:
         # Four shades, from one busy slot to all of them.
-        group, sign = f"{group} heat-{min(4, max(1, -(-4 * node.used // slots)))}", str(len(node.runs))
+        group, sign = f"{group} heat-{min(4, max(1, -(-4 * node.used // slots)))}", str(len(node.tasks))
     lines = [node.id, words(node.state), f"{node.used} of {slots} slots busy"]
     if node.scheduling != "enabled":
         lines.append("scheduling disabled")
-    if node.runs:
-        more = len(node.runs) - 5
-        named = ", ".join(task.id for task in islice(node.runs, 5))
+    if node.tasks:
+        more = len(node.tasks) - 5
+        named = ", ".join(task.id for task in islice(node.tasks, 5))
         lines.append(f"running {named}" + (f" and {more} more" if more > 0 else ""))
     return {"id": node.id, "group": group, "sign": sign, "tip": "\n".join(lines), "spot": not node.dedicated}
 
@@ -172,7 +172,7 @@ def node(entity: Node) -> dict[str, Any]:
         "booted": entity.booted,
         "start": execution(entity.start),
         "start_command": hide.text(str((entity.pool.body.get("startTask") or {}).get("commandLine", ""))),
-        "runs": [(task.job.id, task.id) for task in islice(entity.runs, 50)],
+        "runs": [(task.job.id, task.id) for task in islice(entity.tasks, 50)],
     }
 
 

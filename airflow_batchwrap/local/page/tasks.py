@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.control.world import World
 from airflow_batchwrap.local.model.entities import Job, Task
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.page import hide
@@ -15,6 +14,7 @@ from airflow_batchwrap.local.page.files import Place
 from airflow_batchwrap.local.page.guard import ROOT
 from airflow_batchwrap.local.page.show import failure
 from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.world import World
 
 #: How many tasks a page shows.
 LENGTH = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow_batchwrap.local.model.entities import Task
+from airflow_batchwrap.local.model.jobs import Task
+from airflow_batchwrap.local.model.states import JobAction
 
 
 def _conditions(task: Task) -> dict[str, Any]:
@@ -14,16 +15,16 @@ def _conditions(task: Task) -> dict[str, Any]:
     return dict(json.loads(task.body).get("exitConditions") or {})
 
 
-def job_action(task: Task) -> str:
+def job_action(task: Task) -> JobAction:
     """What becomes of the job of a task.
 
     :param task: the completed task.
-    :return: ``none``, ``disable`` or ``terminate``; none unless the job performs its tasks' exit options.
+    :return: none unless the job performs its tasks' exit options.
     """
     if task.job.body["onTaskFailure"] != "performexitoptionsjobaction":
-        return "none"
-    usual = "none" if task.failure is None else "terminate"
-    return str(exit_options(_conditions(task), task).get("jobAction", usual))
+        return JobAction.NONE
+    usual = JobAction.NONE if task.failure is None else JobAction.TERMINATE
+    return JobAction(exit_options(_conditions(task), task).get("jobAction", usual))
 
 
 def satisfies(task: Task) -> bool:
