@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable
 
 #: The way to a directory: no right to read it is needed where the system knows O_PATH (Linux).
-_WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+WAY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What says that no directory is there: a link (it is not followed), a file, a pipe.
@@ -55,13 +55,13 @@ def descend(
             try:
                 if unlocking:
                     unlock_at(here, part)
-                below = os.open(part, _WAY, dir_fd=here)
+                below = os.open(part, WAY, dir_fd=here)
             except OSError as error:
                 if not (replace and error.errno in _NO_DIRECTORY):
                     raise
                 make_way(here, part)
                 os.mkdir(part, dir_fd=here)
-                below = os.open(part, _WAY, dir_fd=here)
+                below = os.open(part, WAY, dir_fd=here)
             os.close(here)
             here = below
     except BaseException:
@@ -72,14 +72,14 @@ def descend(
 
 def _top(base: str | os.PathLike[str] | int) -> int:
     if isinstance(base, int):
-        return os.open(".", _WAY, dir_fd=base)
+        return os.open(".", WAY, dir_fd=base)
     if not hasattr(os, "O_PATH"):
         # Without O_PATH a directory that only leads on (mode 711) cannot be opened on the way.
-        return os.open(base, _WAY)
-    here = os.open("/", _WAY)
+        return os.open(base, WAY)
+    here = os.open("/", WAY)
     for part in filter(None, os.fspath(base).split("/")):
         try:
-            below = os.open(part, _WAY, dir_fd=here)
+            below = os.open(part, WAY, dir_fd=here)
         finally:
             os.close(here)
         here = below
@@ -113,7 +113,7 @@ def unlock_at(directory: int, name: str) -> None:
                 os.chmod(name, stat.S_IMODE(mode) | stat.S_IRWXU, dir_fd=directory, follow_symlinks=False)
         return
     with contextlib.suppress(OSError):
-        found = os.open(name, _WAY, dir_fd=directory)
+        found = os.open(name, WAY, dir_fd=directory)
         try:
             unlock(found)
         finally:

@@ -8,6 +8,9 @@ hand it on, and prlimit(2) tells it for every process of the same user. `RLIMIT_
 
     2**61 + (owner << 32) + what of the owner's it is
 
+A process that is not privileged may lower a limit, never raise it: what gives its number away cannot take another's,
+and its hard value, which `carry(..., sealed=True)` has lowered, still tells that some helper process started it.
+
 The owner is a directory: the data directory of a local Batch service, or the state directory of `batchwrap up`. On
 systems other than Linux there is no such limit, and `SUPPORTED` is False.
 
@@ -34,8 +37,12 @@ _LOCKS = 10
 #: Far above any number somebody might set, and a legal one.
 _BASE = 1 << 61
 _OWNER_BITS, _SHIFT = 28, 32
-#: prctl's PR_SET_CHILD_SUBREAPER (https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html).
-_SET_CHILD_SUBREAPER = 36
+#: All numbers are below this one.
+_END = 1 << 62
+#: In place of a limit that cannot be had. None is below -1, which may mean that there is none.
+_NONE = -2
+#: How often a service may run inside a task of another one.
+_LEVELS = 64
 #: Between two looks at whether what was killed is gone, in seconds.
 _LOOK = 0.01
 
@@ -47,10 +54,11 @@ def _hard() -> int:
         return 0
 
 
-#: The limit's hard value, which stays as it is.
+#: The limit's hard value here, and what a helper process makes of it for what it starts.
 _HARD = _hard() if sys.platform == "linux" else 0
+_SEALED = (_END + _LEVELS if _HARD == resource.RLIM_INFINITY else min(_HARD, _END + _LEVELS)) - 1
 #: Whether processes here can carry a number.
-SUPPORTED = _HARD == resource.RLIM_INFINITY or 2 * _BASE <= _HARD
+SUPPORTED = _SEALED >= _END
 
 
 def owner(directory: str) -> int:
@@ -87,12 +95,23 @@ def owner_of(carried: int) -> int:
     return (carried - _BASE) >> _SHIFT if carried else -1
 
 
-def carry(carried: int) -> None:
+def carry(carried: int, *, sealed: bool = False) -> None:
     """Let what this process starts from now on, and itself, carry a number.
 
     :param carried: the number; 0 for none.
+    :param sealed: for good, unless it is privileged: see `is_sealed`.
     """
-    resource.setrlimit(_LOCKS, (carried or _HARD, _HARD))
+    resource.setrlimit(_LOCKS, (carried or _HARD, _SEALED if sealed else _HARD))
+
+
+def is_sealed(pid: int) -> bool:
+    """Whether a helper process of this process, or of one below it, started another, whatever that has done since.
+
+    :param pid: the process id.
+    :return: False also where there is no such process.
+    """
+    hard = _limits(pid)[1]
+    return hard not in (_NONE, resource.RLIM_INFINITY) and (hard < _HARD or _HARD == resource.RLIM_INFINITY)
 
 
 @contextlib.contextmanager
@@ -118,28 +137,32 @@ def carried_by(pid: int) -> int:
     :param pid: the process id.
     :return: the number; 0 where there is no such process, it has none, or another user's limits may not be known.
     """
+    soft = _limits(pid)[0]
+    return soft if _BASE <= soft < _END else 0
+
+
+def _limits(pid: int) -> tuple[int, int]:
     if not SUPPORTED:
-        return 0
+        return _NONE, _NONE
     try:
-        soft = resource.prlimit(pid, _LOCKS)[0]
+        return resource.prlimit(pid, _LOCKS)
     except ProcessLookupError:
-        return 0
+        return _NONE, _NONE
     except PermissionError:
         return _shown_by(pid)
-    return soft if soft >= _BASE else 0
 
 
-def _shown_by(pid: int) -> int:
+def _shown_by(pid: int) -> tuple[int, int]:
     # A program that runs with another group's rights (ssh-agent does) may not be asked, and is to be found.
     try:
         with open(f"/proc/{pid}/limits", "rb") as file:  # noqa: PTH123
             for line in file:
                 if line.startswith(b"Max file locks"):
-                    soft = line.split()[3]
-                    return int(soft) if soft.isdigit() and int(soft) >= _BASE else 0
+                    soft, hard = (int(each) if each.isdigit() else resource.RLIM_INFINITY for each in line.split()[3:5])
+                    return soft, hard
     except OSError:
         pass
-    return 0
+    return _NONE, _NONE
 
 
 def pids() -> list[int]:
@@ -174,6 +197,15 @@ def of_owner(directory: str) -> list[int]:
     """
     number = owner(directory)
     return carrying(lambda carried: owner_of(carried) == number)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, by a look at all processes.
+
+    :param pid: the process id.
+    :return: their ids, zombies among them.
+    """
+    return [each for each in pids() if _state_and_parent(each)[1] == pid]
 
 
 def descendants(pid: int) -> list[int]:
@@ -230,19 +262,3 @@ def end(look: Callable[[], list[int]], seconds: float) -> list[int]:
             return found
         kill(found)
         time.sleep(_LOOK)
-
-
-def adopt_orphans() -> bool:
-    """Become the parent of whatever loses its own below this process: a child subreaper.
-
-    :return: whether that is so now; False on systems other than Linux.
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        import ctypes
-
-        done: int = ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (ImportError, OSError, AttributeError):
-        return False
-    return done == 0

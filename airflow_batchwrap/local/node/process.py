@@ -10,19 +10,26 @@ import asyncio
 import contextlib
 import functools
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from airflow_batchwrap.local.node import launcher, owned
+from airflow_batchwrap.local.node import family, launcher, owned
+
+log = logging.getLogger(__name__)
 
 #: How often a look for processes is repeated while there are any: they may start others in the meantime.
 _ROUNDS = 20
+#: How often the helper process is asked whether it is there, and for how long it may be silent before it is made to go
+#: on, and before it is given up, in seconds. A task of the same user may stop it.
+_ASK, _SILENT, _LOST = 1.0, 2.0, 10.0
 #: How long the processes of an earlier service, or of a helper that was lost, may take to be gone, in seconds.
 _GONE = 10.0
 
@@ -48,13 +55,13 @@ class Child:
 
     :param helper: what started it.
     :param pid: its process id; it leads its own session.
-    :param mark: its `start_mark`.
     """
 
-    def __init__(self, helper: Helper, pid: int, mark: float) -> None:
+    def __init__(self, helper: Helper, pid: int) -> None:
         self._helper = helper
         self.pid = pid
-        self.mark = mark or start_mark(pid)
+        #: Its `start_mark`, where nothing else tells a later service that the process is its own.
+        self.mark = 0.0 if owned.SUPPORTED else start_mark(pid)
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._killing: asyncio.Future[None] | None = None
 
@@ -102,6 +109,7 @@ class Helper(asyncio.Protocol):
         self._clearing: dict[int, asyncio.Future[None]] = {}
         self._nodes = Path()
         self._sweeping: asyncio.Future[None] | None = None
+        self._heard = 0.0
 
     async def open(self, nodes: Path | None = None) -> asyncio.WriteTransport:
         """Start the helper process, if it does not run.
@@ -115,6 +123,8 @@ class Helper(asyncio.Protocol):
                 return self._transport
             if self._sweeping is not None:
                 await self._sweeping
+            # What a helper that is lost leaves, this process gets.
+            family.adopt_orphans()
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = await asyncio.to_thread(
@@ -128,14 +138,32 @@ class Helper(asyncio.Protocol):
                 )
             transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
             self._transport, self._rest = transport, b""
+            self._heard = time.monotonic()
+            self._watch(transport)
             return transport
+
+    def _watch(self, transport: asyncio.WriteTransport) -> None:
+        """Ask the helper process from time to time whether it is there, as long as it has commands."""
+        if transport.is_closing() or self._process is None:
+            return
+        now, process = time.monotonic(), self._process
+        if not (self._running or self._asked or self._clearing):
+            self._heard = now
+        else:
+            transport.write(_line([0]))
+            if now > self._heard + _LOST:
+                log.error("The helper process has been silent for %g s: it is ended, and another one started.", _LOST)
+                process.kill()
+            elif now > self._heard + _SILENT:
+                process.send_signal(signal.SIGCONT)
+        asyncio.get_running_loop().call_later(_ASK, self._watch, transport)
 
     async def close(self) -> None:
         """End the helper process, and with it all that its commands started."""
         if self._transport is not None:
             self._transport.close()
         if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
+            await asyncio.to_thread(_end_helper, self._process, self._nodes)
         if self._sweeping is not None:
             await self._sweeping
 
@@ -189,9 +217,12 @@ class Helper(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take answers."""
+        self._heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            number, what, *more = json.loads(line)
+            number, what, *more = _DECODE(line.decode())
+            if what == "here":
+                continue
             if what == "ended":
                 child = self._running.pop(number)
                 if not child.done.done():
@@ -203,7 +234,7 @@ class Helper(asyncio.Protocol):
                 continue
             asked = self._asked.pop(number)
             if what == "started":
-                child = self._running[number] = Child(self, more[0], more[1])
+                child = self._running[number] = Child(self, more[0])
                 if asked.cancelled():
                     self.kill(child.pid)
                 else:
@@ -226,7 +257,7 @@ class Helper(asyncio.Protocol):
                 child.done.set_exception(HelperLost())
                 child.done.exception()
         # Before another helper starts anything.
-        self._sweeping = asyncio.get_running_loop().run_in_executor(None, end_all, self._nodes)
+        self._sweeping = asyncio.get_running_loop().run_in_executor(None, end_all, self._nodes, self._process)
         for cleared in clearing.values():
             self._sweeping.add_done_callback(functools.partial(_tell, cleared))
 
@@ -240,8 +271,20 @@ def _tell(cleared: asyncio.Future[None], _: asyncio.Future[None]) -> None:
         cleared.set_result(None)
 
 
+_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
+
+
+def _end_helper(helper: subprocess.Popen[bytes], nodes: Path) -> None:
+    """Wait for a helper process that ends what its commands started, and do it in its place if it does not."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        helper.send_signal(signal.SIGCONT)
+        helper.wait(_LOST)
+        return
+    end_all(nodes, helper)
+
+
 def _line(message: list[Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _ENCODE(message).encode() + b"\n"
 
 
 def _failure(number: int, what: str) -> Exception:
@@ -257,8 +300,6 @@ def start_mark(pid: int) -> float:
     :param pid: the process id.
     :return: an opaque number, 0 if there is no such process.
     """
-    if mark := launcher.start_mark(pid):
-        return mark
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.Error:
@@ -346,12 +387,30 @@ def kill_recorded(pid: int, mark: float) -> None:
         kill_tree(pid)
 
 
-def end_all(nodes: Path) -> None:
+def end_all(nodes: Path, helper: subprocess.Popen[bytes] | None = None) -> None:
     """End the processes that belong to the nodes of a service which ended without it, and wait until they are gone.
 
     :param nodes: the directory of all nodes.
+    :param helper: the helper process that this service has lost; None for one of an earlier service.
     """
-    if owned.SUPPORTED:
-        owned.end(lambda: owned.of_owner(str(nodes)), _GONE)
-    else:
+    if not owned.SUPPORTED:
         kill_all_marked("AZ_BATCH_NODE_ROOT_DIR", str(nodes))
+        return
+    if helper is not None:
+        # It may have closed its end for another reason than its own.
+        helper.kill()
+    owned.end(lambda: [*owned.of_owner(str(nodes)), *_adopted()], _GONE)
+    if helper is not None:
+        # Not sooner: where a task traces it, nobody else hears of its end while that task lives.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            helper.wait(_GONE)
+
+
+def _adopted() -> list[int]:
+    """What the helper has left to this process, whatever it carries now; zombies are waited for."""
+    found = [pid for pid in owned.descendants(os.getpid()) if owned.is_sealed(pid)]
+    for pid in owned.children(os.getpid()):
+        if owned.is_sealed(pid):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+    return found
