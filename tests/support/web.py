@@ -16,15 +16,25 @@ class Web:
     """A web server that keeps what is put, and misbehaves where its paths say so.
 
     ``/busy-N/...`` answers 503 N times first, ``/denied/...`` 403, ``/cut/...`` breaks off in the middle, ``/slow/...``
-    answers after a while, and a container's list is whatever `listing` holds.
+    answers once it is `going_on`, and a container's list is whatever `listing` holds: a blob in `marks` marks a
+    directory, as its metadata say.
     """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     listing: list[str] = field(default_factory=list)
+    marks: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     going_on: threading.Event = field(default_factory=threading.Event)
+
+
+def _blob(web: Web, name: str) -> str:
+    size = len(next((body for path, body in web.files.items() if path.endswith(f"/{name}")), b""))
+    # Metadata bear any name, that of a blob's own property too.
+    metadata = "<Name>no/name</Name>" + ("<Hdi_isfolder>true</Hdi_isfolder>" if name in web.marks else "")
+    properties = f"<Properties><Content-Length>{size}</Content-Length></Properties>"
+    return f"<Blob><Name>{escape(name)}</Name>{properties}<Metadata>{metadata}</Metadata></Blob>"
 
 
 def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
@@ -60,9 +70,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             query = parse_qs(parts.query)
             if query.get("comp") == ["list"]:
                 prefix = query.get("prefix", [""])[0]
-                blobs = "".join(
-                    f"<Blob><Name>{escape(name)}</Name></Blob>" for name in web.listing if name.startswith(prefix)
-                )
+                blobs = "".join(_blob(web, name) for name in web.listing if name.startswith(prefix))
                 self._answer(200, f"<EnumerationResults><Blobs>{blobs}</Blobs></EnumerationResults>".encode())
             elif path.startswith("/cut/"):
                 self._answer(200, b"half", announced=8)

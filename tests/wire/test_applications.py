@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -136,3 +137,38 @@ def test_package_whose_files_lead_out_stays_out(wire: Wire, tool: str, job: str)
     (node,) = wire.nodes(pool, 1, "unusable")
     assert [error.code for error in node.errors or []] == ["ApplicationPackageError"]
     wire.client.begin_delete_pool(pool, polling_interval=0).wait()
+
+
+def test_tasks_that_start_together_share_one_deployment(wire: Wire) -> None:
+    """Four tasks at once on one node: the package is there as a whole for each of them, or fails for each."""
+    files = {f"part/{number}": "x" * 20_000 for number in range(300)}
+    pack(wire, "large", "1", files)
+    pack(wire, "large", "2", files, folder=True)
+    broken = wire.service.data / "applications" / "large" / "3.zip"
+    broken.write_bytes((wire.service.data / "applications" / "large" / "1.zip").read_bytes()[:-5000])
+    job = wire.job(wire.pool(1, 4))
+    for version, code in (("1", 0), ("2", 0), ("3", None)):
+        command = f"/bin/sh -c 'ls $AZ_BATCH_APP_PACKAGE_large_{version}/part | wc -l'"
+        tasks = [wire.add(job, command, application_package_references=[reference("large", version)]) for _ in range(4)]
+        for task in tasks:
+            info = wire.state(job, task, "completed").execution_info
+            assert info is not None
+            assert info.exit_code == code
+            if code is None:
+                assert info.failure_info is not None
+                assert info.failure_info.code == "ApplicationPackageError"
+            else:
+                assert wire.text(job, task).strip() == "300"
+
+
+def test_package_stays_whole_whatever_a_task_left_in_its_place(wire: Wire, tool: str, tmp_path: Path) -> None:
+    assert tool
+    away = tmp_path / "away"
+    away.mkdir()
+    job = wire.job(wire.pool(1))
+    evil = f"rm -rf $AZ_BATCH_NODE_ROOT_DIR/applications; ln -s {away} $AZ_BATCH_NODE_ROOT_DIR/applications"
+    wire.run(job, f"/bin/sh -c '{evil}'")
+    command = "/bin/sh -c '$AZ_BATCH_APP_PACKAGE_my_tool_1_0/bin/tool'"
+    done = wire.run(job, command, application_package_references=[reference("my-tool", "1.0")])
+    assert wire.text(job, done.id) == "one\n"
+    assert list(away.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,3 +201,86 @@ def test_container_of_the_auto_storage_account(wire: Wire, job: str, container: 
     finally:
         file.unlink()
     assert wire.text(job, task.id) == "./in/other/c.txt\n"
+
+
+#: Names as they come: as long as a file system takes them, of letters of three bytes, alike in their first 200 letters.
+NAMES = ["n" * 255, "名" * 85, "x" * 200 + "-first", "x" * 200 + "-second", ".part", "a b'\"\\\n?#%25"]
+
+
+def test_names_of_all_lengths(wire: Wire, job: str, web: Web) -> None:
+    web.files |= {f"/box/{number}": str(number).encode() for number in range(len(NAMES))}
+    files = [m.ResourceFile(http_url=f"{web.url}/box/{number}", file_path=name) for number, name in enumerate(NAMES)]
+    task = wire.run(job, "/bin/sh -c 'cat x*'", resource_files=files)
+    assert wire.text(job, task.id) == "23"
+    assert task.node_info is not None
+    working = wire.root(task.node_info.node_id) / "workitems" / job / "job-1" / task.id / "wd"
+    assert {path.name: path.read_text() for path in working.iterdir()} == {
+        name: str(number) for number, name in enumerate(NAMES)
+    }
+
+
+@pytest.mark.parametrize("name", ["n" * 256, "名" * 86, "fine/" + "é" * 128 + "/x"])
+def test_name_that_no_file_system_takes(wire: Wire, job: str, web: Web, name: str) -> None:
+    web.files["/x"] = b"x"
+    task = wire.run(job, "/bin/true", resource_files=[m.ResourceFile(http_url=f"{web.url}/x", file_path=name)])
+    failure = failure_of(task)
+    assert failure.code == "ResourceFileCreateFailed"
+    assert "255" in str(failure.message)
+
+
+def test_marks_of_directories_are_directories(wire: Wire, job: str, web: Web) -> None:
+    web.listing = ["a/", "a/one.txt", "b", "b/c", "b/c/two.txt", "marked", "empty.txt"]
+    web.marks = {"marked"}
+    web.files |= {"/box/a/one.txt": b"1", "/box/b/c/two.txt": b"2", "/box/empty.txt": b""}
+    files = [m.ResourceFile(storage_container_url=f"{web.url}/box")]
+    task = wire.run(job, "/bin/sh -c 'find . -type d | sort; find . -type f | sort'", resource_files=files)
+    shown = wire.text(job, task.id).split()
+    assert shown == [".", "./a", "./b", "./b/c", "./marked", "./a/one.txt", "./b/c/two.txt", "./empty.txt"]
+
+
+def test_blob_in_the_place_of_a_directory_is_a_clear_failure(wire: Wire, job: str, web: Web) -> None:
+    web.listing = ["b", "b/two.txt"]
+    web.files |= {"/box/b": b"full", "/box/b/two.txt": b"2"}
+    task = wire.run(job, "/bin/true", resource_files=[m.ResourceFile(storage_container_url=f"{web.url}/box")])
+    assert failure_of(task).code == "ResourceFileCreateFailed"
+
+
+def test_slow_downloads_keep_nobody_elses_from_being_sent(wire: Wire, web: Web) -> None:
+    """As many slow ones as once took all the connections that there were."""
+    web.files["/x"] = b"quick"
+    job = wire.job(wire.pool(1, 16))
+    slow = [m.ResourceFile(http_url=f"{web.url}/slow/{number}", file_path=f"{number}") for number in range(36)]
+    tasks = [wire.add(job, "/bin/sh -c 'cat * | wc -c'", resource_files=slow) for _ in range(6)]
+    wire.until(lambda: len(web.asked) >= 6 * 8)
+    quick = [m.ResourceFile(http_url=f"{web.url}/x", file_path="x")]
+    assert wire.text(job, wire.run(job, "/bin/cat x", resource_files=quick).id) == "quick"
+    assert not web.going_on.is_set()
+    web.going_on.set()
+    for task in tasks:
+        wire.state(job, task, "completed")
+        assert wire.text(job, task) == f"{36 * len('slow')}\n"
+
+
+def test_files_of_a_task_that_is_ended_are_let_go(wire: Wire, web: Web) -> None:
+    job = wire.job(wire.pool(1, 16))
+    files = [m.ResourceFile(http_url=f"{web.url}/slow/{number}", file_path=f"{number}") for number in range(8)]
+    open_files = Path(f"/proc/{wire.service.pid}/fd")
+    if not open_files.exists():
+        pytest.skip("this system has no /proc: nobody can say which files a process has open")
+    for _ in range(3):
+        tasks = [wire.add(job, "/bin/true", resource_files=files) for _ in range(8)]
+        wire.until(lambda: len(web.asked) >= 64)
+        for task in tasks:
+            wire.client.terminate_task(job, task)
+        for task in tasks:
+            wire.state(job, task, "completed")
+        web.asked.clear()
+
+    def left() -> list[str]:
+        found = []
+        for file in open_files.iterdir():
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(file))  # noqa: PTH115 - what it says is no path where the file is gone
+        return [name for name in found if name.endswith(".part") or "/wd" in name]
+
+    wire.until(lambda: not left())

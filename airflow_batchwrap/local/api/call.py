@@ -19,6 +19,8 @@ from airflow_batchwrap.local.world import World
 
 #: The largest page, and the usual one (Learn: list operations).
 PAGE = 1000
+#: How many characters the texts of a page may hold whose items tasks name: what is larger takes long to write as JSON.
+ROOM = 1024 * 1024
 #: From so many bytes on, a body is parsed without the garbage collector: it would look for cycles again and again among
 #: hundreds of thousands of new lists, which hold none, and keep the loop for five times as long.
 _LARGE = 64 * 1024
@@ -278,9 +280,10 @@ class Call:
         value: list[dict[str, Any]] = []
         following: int | None = None
         last = after
+        room = ROOM
 
         def gather() -> Generator[None, None, None]:
-            nonlocal following, last
+            nonlocal following, last, room
             for item in items(after):
                 if item is None:
                     yield
@@ -289,10 +292,11 @@ class Call:
                     looked = view(item, heads)
                     if not wanted.test(lambda path, looked=looked: odata.look_up(looked, path)):  # type: ignore[misc]
                         continue
-                if len(value) == size:
+                if len(value) == size or (apart and room <= 0):
                     following = last
                     return
                 value.append(view(item, names))
+                room -= sum(len(shown) for shown in value[-1].values() if isinstance(shown, str))
                 last = item.uid
 
         if apart:

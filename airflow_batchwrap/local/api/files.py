@@ -164,13 +164,15 @@ class _File:
 def _walk(root: Path, recursive: bool, after: int) -> Generator[_File | None, None, None]:
     """The files after the one of a number; what cannot be shown has a number too."""
     uid = 0
-    for entry in walk(root, recursive, lambda _, directory, deeper: (True, deeper if directory and deeper else None)):
-        uid += entry is not None
-        if entry is None or uid <= after or (status := entry.status()) is None:
-            yield None
-        else:
-            yield _File(uid, entry.name, status)
-            yield None
+
+    def look(_: str, directory: bool, deeper: bool) -> tuple[bool, bool | None]:
+        nonlocal uid
+        uid += 1
+        return uid > after, True if deeper and directory else None
+
+    for entry in walk(root, recursive, look):
+        status = entry.status() if entry is not None else None
+        yield _File(uid, entry.name, status) if entry is not None and status is not None else None
 
 
 def _view(url: str, file: _File) -> dict[str, Any]:
