@@ -16,14 +16,20 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from tests.support.wire import Wire
 
-OLDER = ("2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0")
-#: azure-batch 14.2 and what it needs beyond what is installed here anyway.
+OLDER = (
+    "2019-08-01.10.0", "2020-03-01.11.0", "2020-09-01.12.0", "2021-06-01.14.0", "2022-01-01.15.0", "2022-06-01.15.0",
+    "2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0",
+)  # fmt: skip
+#: Versions of azure-batch: the one that Microsoft's quickstart pins
+#: (https://learn.microsoft.com/azure/batch/quick-run-python), and the last one of its kind.
+CLIENTS = ("11.0.0", "14.2.0")
+#: What they need beyond what is installed here anyway.
 PACKAGES = (
-    "azure-batch==14.2.0", "msrestazure==0.6.4.post1", "msrest==0.7.1", "azure-common==1.1.28", "adal==1.2.7",
+    "msrestazure==0.6.4.post1", "msrest==0.7.1", "azure-common==1.1.28", "adal==1.2.7",
     "isodate==0.7.2", "requests-oauthlib==2.0.0", "oauthlib==3.3.1",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / ".cache" / "azure-batch-14.2"
+CACHE = ROOT / ".cache"
 
 SCRIPT = """
 import datetime, json, sys
@@ -95,31 +101,23 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="session")
-def old_client() -> Path:
-    """azure-batch 14.2 in a folder of its own, installed the first time."""
-    CACHE.parent.mkdir(exist_ok=True)
-    with FileLock(f"{CACHE}.lock"):
-        if not (CACHE / "done").exists():
-            install = [
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--target",
-                str(CACHE),
-                *PACKAGES,
-            ]
+@pytest.fixture(scope="session", params=CLIENTS)
+def old_client(request: pytest.FixtureRequest) -> Path:
+    """An old azure-batch in a folder of its own, installed the first time."""
+    folder = CACHE / f"azure-batch-{request.param}"
+    CACHE.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            names = [f"azure-batch=={request.param}", *PACKAGES]
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *names]
             done = subprocess.run(install, check=False, capture_output=True, text=True)
             if done.returncode:
-                pytest.skip(f"azure-batch 14.2 cannot be installed: {done.stderr.strip()[-300:]}")
-            (CACHE / "done").touch()
-    return CACHE
+                pytest.skip(f"azure-batch {request.param} cannot be installed: {done.stderr.strip()[-300:]}")
+            (folder / "done").touch()
+    return folder
 
 
-def test_azure_batch_14(wire: Wire, old_client: Path) -> None:
+def test_old_azure_batch(wire: Wire, old_client: Path) -> None:
     name = wire.name("older")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
@@ -158,20 +156,96 @@ def test_unknown_properties_of_older_versions_are_ignored(wire: Wire, signed: Ca
     assert (status, answer["priority"], answer["poolInfo"]) == (200, 7, {"poolId": "none"})
     task = {"id": "2", "commandLine": "/bin/true", "requiredSlots": "1", "colour": "red"}
     status, answer = signed("POST", f"/jobs/{name}/addtaskcollection", {"value": [task], "odata.type": "x"}, version)
-    assert (status, answer["value"][0]["status"]) == (200, "success")
+    assert (status, answer["value"][0]["status"]) == (200, "Success")
+
+
+def test_python_name_in_an_older_version_is_refused(wire: Wire, signed: Callable[..., Any]) -> None:
+    # So the real service answered at 2024-02-01.19.0: no property of any version has an underscore.
+    body = {"applicationPackageReferences": [{"application_id": "a"}]}
+    status, answer = signed("PATCH", f"/pools/{wire.pool(0)}", body, "2024-02-01.19.0")
+    assert (status, answer["code"]) == (400, "InvalidRequestBody")
+    assert answer["message"]["value"].startswith("The specified Request Body is not syntactically valid.\n")
+    (reason,) = answer["values"]
+    assert reason["key"] == "Reason"
+    assert reason["value"] == (
+        "The property 'application_id' does not exist on type "
+        "'Microsoft.Azure.Batch.Protocol.Entities.ApplicationPackageReference'. "
+        "Make sure to only use property names that are defined by the type."
+    )
 
 
 def test_unknown_properties_of_this_version_are_refused(wire: Wire, signed: Callable[..., Any]) -> None:
     body = {"id": wire.name("older"), "poolInfo": {"poolId": "none", "colour": "red"}}
     status, answer = signed("POST", "/jobs", body, "2025-06-01")
     assert (status, answer["code"]) == (400, "InvalidRequestBody")
-    assert "poolInfo.colour" in answer["message"]["value"]
+    assert (
+        "'colour' does not exist on type 'Microsoft.Azure.Batch.Protocol.Entities.PoolInfo'"
+        in answer["values"][0]["value"]
+    )
 
 
-@pytest.mark.parametrize("version", ["2019-08-01.10.0", "2022-10-01", "2026-01-01", "x", "2025-06-01.21.0"])
+@pytest.mark.parametrize("version", ["2019-06-01.9.0", "2022-10-01", "2026-01-01", "x", "2025-06-01.21.0"])
 def test_other_versions_are_refused(signed: Callable[..., Any], version: str) -> None:
     status, answer = signed("GET", "/jobs", None, version)
     assert (status, answer["code"]) == (400, "UnsupportedRequestVersion")
+
+
+def test_properties_are_those_of_the_version(wire: Wire, signed: Callable[..., Any]) -> None:
+    old, middle, new = "2019-08-01.10.0", "2024-02-01.19.0", "2025-06-01"
+    name = wire.name("older")
+    image = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
+    body = {
+        "id": name,
+        "vmSize": "Standard_D2s_v3",
+        "virtualMachineConfiguration": {
+            "imageReference": image,
+            "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+            "dataDisks": [{"lun": 0, "diskSizeGB": 5, "storageAccountType": "premium_lrs"}],
+        },
+        "maxTasksPerNode": 2,
+        "targetNodeCommunicationMode": "classic",
+        "targetDedicatedNodes": 1,
+    }
+    assert signed("POST", "/pools", body, old)[0] == 201
+    wire.until(lambda: signed("GET", f"/pools/{name}/nodes", None, new)[1]["value"][0]["state"] == "idle")
+    pools = {version: signed("GET", f"/pools/{name}", None, version)[1] for version in (old, middle, new)}
+    disks = {version: pool["virtualMachineConfiguration"]["dataDisks"][0] for version, pool in pools.items()}
+    assert (pools[old]["maxTasksPerNode"], "taskSlotsPerNode" in pools[old]) == (2, False)
+    assert (pools[new]["taskSlotsPerNode"], "maxTasksPerNode" in pools[new]) == (2, False)
+    assert [pools[version].get("certificateReferences") for version in pools] == [None, [], None]
+    assert [pools[version].get("targetNodeCommunicationMode") for version in pools] == ["classic", "classic", None]
+    assert ["jobDefaultOrder" in pools[version]["taskSchedulingPolicy"] for version in pools] == [False, False, True]
+    assert (disks[old]["storageAccountType"], "managedDisk" in disks[old]) == ("premium_lrs", False)
+    assert disks[new]["managedDisk"] == {"storageAccountType": "premium_lrs"}
+    nodes = {version: signed("GET", f"/pools/{name}/nodes", None, version)[1]["value"][0] for version in pools}
+    assert ["virtualMachineInfo" in nodes[version] for version in pools] == [False, True, True]
+    assert [nodes[version].get("certificateReferences") for version in pools] == [[], [], None]
+    (endpoint,) = nodes[middle]["endpointConfiguration"]["inboundEndpoints"]
+    assert (endpoint["name"], endpoint["frontendPort"], endpoint["backendPort"]) == ("SSHRule.0", 50000, 22)
+    assert "endpointConfiguration" not in nodes[new]
+    job = wire.job(name)
+    assert signed("GET", f"/jobs/{job}/taskcounts", None, old)[1] | {"odata.metadata": ""} == {
+        "odata.metadata": "", "active": 0, "running": 0, "completed": 0, "succeeded": 0, "failed": 0,
+    }  # fmt: skip
+    counts = signed("GET", "/nodecounts", None, middle)[1]["value"][0]["dedicated"]
+    assert ("upgradingOS" in counts, "deallocated" in counts) == (True, False)
+
+
+def test_older_properties_of_tasks_come_back_where_they_are_known(wire: Wire, signed: Callable[..., Any]) -> None:
+    job = wire.job("none")
+    task = {"id": "a", "commandLine": "/bin/true", "authenticationTokenSettings": {"access": ["job"]}}
+    assert signed("POST", f"/jobs/{job}/tasks", task, "2024-02-01.19.0")[0] == 201
+    old, new = (
+        signed("GET", f"/jobs/{job}/tasks/a", None, version)[1] for version in ("2022-01-01.15.0", "2025-06-01")
+    )
+    assert old["authenticationTokenSettings"] == {"access": ["job"]}
+    assert "authenticationTokenSettings" not in new
+
+
+def test_cloud_service_pools_are_refused(wire: Wire, signed: Callable[..., Any]) -> None:
+    body = {"id": wire.name("older"), "vmSize": "small", "cloudServiceConfiguration": {"osFamily": "4"}}
+    status, answer = signed("POST", "/pools", body, "2023-11-01.18.0")
+    assert (status, answer["code"]) == (400, "CloudServiceConfigurationRetired")
 
 
 @pytest.fixture

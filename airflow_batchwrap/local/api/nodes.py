@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.api.call import Call, Reply
+from airflow_batchwrap.local.api.call import Call, Reply, Row, numbered
 from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.model.rules.values import invalid
 from airflow_batchwrap.local.model.states import Dealing, NodeWish
 from airflow_batchwrap.local.node import agentlog, opening, threads
 from airflow_batchwrap.local.node.blob import TransferError, child
-from airflow_batchwrap.local.wire import times
+from airflow_batchwrap.local.wire import schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: a node user's account expires after one day by default; in seconds.
@@ -28,13 +28,15 @@ _AT_WORK = ("idle", "running")
 async def list_nodes(call: Call) -> Reply:
     """List a pool's nodes."""
     pool = call.pool()
-    return await call.listing("nodes", pool.nodes.after, lambda node, names: views.node(call.base, node, names))
+    return await call.listing(
+        "nodes", pool.nodes.beyond, lambda node, names: views.node(call.base, node, names, call.version)
+    )
 
 
 async def get_node(call: Call) -> Reply:
     """Show a node."""
     node = call.node()
-    return await call.show(node, views.node(call.base, node, call.selected()))
+    return await call.show(node, views.node(call.base, node, call.selected(), call.version))
 
 
 async def _down(call: Call, model: str, option: str, wish: NodeWish) -> Reply:
@@ -100,7 +102,7 @@ def _named(node: Node, name: str) -> str:
     for known in node.users:
         if known.lower() == name.lower():
             return known
-    raise BatchError("NodeUserNotFound", values={"UserName": name})
+    raise BatchError("NodeUserNotFound")
 
 
 async def create_node_user(call: Call) -> Reply:
@@ -111,7 +113,7 @@ async def create_node_user(call: Call) -> Reply:
     if not name.strip():
         raise invalid("name", "it must not be empty.")
     if name.lower() in {known.lower() for known in node.users}:
-        raise BatchError("NodeUserExists", values={"UserName": name})
+        raise BatchError("NodeUserExists")
     node.users[name] = _user(body)
     call.world.store.touch(node)
     return await call.accept(node, f"{views.url_of(call.base, node)}/users/{name}")
@@ -188,7 +190,7 @@ async def upload_node_logs(call: Call) -> Reply:
     call.world.spawn(upload())
     return Reply(
         {
-            "odata.metadata": f"{call.base}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.UploadBatchServiceLogs",
+            "odata.metadata": f"{call.base}/$metadata#{schema.TYPES}UploadBatchServiceLogsResult",
             "virtualDirectoryName": folder,
             "numberOfFilesUploaded": len(files),
         }
@@ -196,13 +198,16 @@ async def upload_node_logs(call: Call) -> Reply:
 
 
 async def list_node_extensions(call: Call) -> Reply:
-    """List a node's extensions: there are none, since nothing is installed on this machine."""
-    call.node()
-    empty: list[Node] = []
-    return await call.listing("nodeextensions", lambda _: empty, lambda node, _: {"id": node.id})
+    """List the extensions that a node's pool asks for."""
+    rows = [Row(str(number), one) for number, one in enumerate(views.extensions(call.node()), 1)]
+    return await call.listing("nodeextensions", numbered(rows), lambda row, names: views.only(row.value, names))
 
 
 async def get_node_extension(call: Call) -> Reply:
-    """Show an extension of a node: there are none."""
-    call.node()
-    raise BatchError("ResourceNotFound", values={"ExtensionName": call.path["extensionName"]})
+    """Show an extension of a node."""
+    name = call.path["extensionName"].lower()
+    for one in views.extensions(call.node()):
+        if one["vmExtension"]["name"].lower() == name:
+            shown = views.only(one, call.selected())
+            return Reply({"odata.metadata": f"{call.base}/$metadata#nodeextensions/@Element", **shown})
+    raise BatchError("ResourceNotFound")

@@ -12,10 +12,13 @@ from airflow_batchwrap.local.model.rules import pools as rules
 from airflow_batchwrap.local.model.rules.pools import MOST_NODES
 from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
 from airflow_batchwrap.local.model.states import Dealing
+from airflow_batchwrap.local.wire import schema
 from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: removenodes takes at most 100 nodes.
 MOST_REMOVED = 100
+#: What can be changed of a pool with nodes; the rest only of an empty one (Learn: BatchPoolUpdateOptions).
+_ALWAYS = schema.OLDER.keys() | {"startTask", "applicationPackageReferences", "metadata"}
 
 
 async def create_pool(call: Call) -> Reply:
@@ -34,7 +37,7 @@ def _view(call: Call, pool: Pool, names: frozenset[str] | None) -> dict[str, Any
 
 async def list_pools(call: Call) -> Reply:
     """List the pools."""
-    return await call.listing("pools", call.world.pools.after, lambda pool, names: _view(call, pool, names))
+    return await call.listing("pools", call.world.pools.beyond, lambda pool, names: _view(call, pool, names))
 
 
 async def get_pool(call: Call) -> Reply:
@@ -56,8 +59,10 @@ async def update_pool(call: Call) -> Reply:
     body = call.body("BatchPoolUpdateOptions")
     pool = call.live_pool()
     call.conditions(pool)
-    if pool.nodes and any(name in body for name in ("vmSize", "taskSlotsPerNode", "virtualMachineConfiguration")):
-        raise BatchError("OperationInvalidForCurrentState", "This can be changed only while the pool has no nodes.")
+    if pool.nodes and (fixed := sorted(body.keys() - _ALWAYS)):
+        raise BatchError(
+            "OperationInvalidForCurrentState", f"{', '.join(fixed)} can be updated only when the pool is empty."
+        )
     changed = {**pool.body, **body}
     rules.prepare(changed)
     call.world.pool_control.check_packages(body)
@@ -108,8 +113,7 @@ async def resize_pool(call: Call) -> Reply:
     if pool.body["enableAutoScale"]:
         raise BatchError("OperationNotValidOnPool", "The pool scales itself: disable autoscale first.")
     _steady(pool)
-    if "resizeTimeout" in body:
-        pool.body["resizeTimeout"] = body["resizeTimeout"]
+    pool.body["resizeTimeout"] = body.get("resizeTimeout", rules.RESIZE)
     pool.changed()
     call.world.pool_control.resize(
         pool,
@@ -124,9 +128,9 @@ async def stop_pool_resize(call: Call) -> Reply:
     """Leave a pool that is being resized with the nodes it has."""
     pool = call.live_pool()
     call.conditions(pool)
-    if pool.allocation != "resizing":
-        raise BatchError("OperationInvalidForCurrentState", "The pool is not being resized.")
-    call.world.pool_control.stop_resize(pool)
+    # One that is over already is stopped with no more ado, as the real service does it (24 of 24 recorded).
+    if pool.allocation == "resizing":
+        call.world.pool_control.stop_resize(pool)
     return await call.accept(pool)
 
 
@@ -142,9 +146,11 @@ async def remove_nodes(call: Call) -> Reply:
     for name in names:
         node = pool.nodes.get(name)
         if node is None:
-            raise BatchError("NodeNotFound", values={"NodeId": name})
+            raise BatchError("NodeNotFound")
         nodes[node.id] = node
+    rules.resize_timeout(body)
     _steady(pool)
+    pool.body["resizeTimeout"] = body.get("resizeTimeout", rules.RESIZE)
     pool.changed()
     call.world.pool_control.remove(pool, list(nodes.values()), Dealing(body.get("nodeDeallocationOption", "requeue")))
     return await call.accept(pool)

@@ -56,4 +56,7 @@ async def evaluate_pool_auto_scale(call: Call) -> Reply:
     if not pool.body["enableAutoScale"]:
         raise BatchError("OperationNotValidOnPool", "The pool must have autoscale enabled to evaluate a formula.")
     formula = scaling.parse(body[_FORMULA])
-    return await call.show(pool, run_of(call.world.autoscaler.evaluate(pool, formula)))
+    run = run_of(call.world.autoscaler.evaluate(pool, formula))
+    metadata = f"{call.base}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.AutoScaleRun"
+    await call.world.store.settle(pool.uid)
+    return Reply({"odata.metadata": metadata, **run}, {"DataServiceId": call.address})

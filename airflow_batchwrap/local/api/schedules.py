@@ -46,7 +46,7 @@ async def create_job_schedule(call: Call) -> Reply:
 async def list_job_schedules(call: Call) -> Reply:
     """List the job schedules."""
     return await call.listing(
-        "jobschedules", call.world.schedules.after, lambda schedule, names: _view(call, schedule, names)
+        "jobschedules", call.world.schedules.beyond, lambda schedule, names: _view(call, schedule, names)
     )
 
 
@@ -127,6 +127,6 @@ async def list_jobs_from_schedule(call: Call) -> Reply:
     schedule = call.schedule()
     return await call.listing(
         "jobs",
-        lambda after: (job for job in call.world.jobs.after(after) if job.schedule == schedule.uid),
+        lambda after: (job for job in call.world.jobs.beyond(after) if job.schedule == schedule.uid),
         lambda job, names: jobs.view(call, job, names),
     )

@@ -54,12 +54,12 @@ async def create_task_collection(call: Call) -> Reply:
         try:
             task = _add(call, job, body)
         except BatchError as error:
-            status = "clienterror" if error.status < 500 else "servererror"
+            status = "ClientError" if error.status < 500 else "ServerError"
             value.append({"status": status, "taskId": name, "error": error.inner(call.request_id)})
         else:
             value.append(
                 {
-                    "status": "success",
+                    "status": "Success",
                     "taskId": task.id,
                     "eTag": task.etag,
                     "lastModified": times.iso(task.modified),
@@ -80,7 +80,7 @@ def _view(call: Call, task: Task, names: frozenset[str] | None) -> dict[str, Any
 async def list_tasks(call: Call) -> Reply:
     """List a job's tasks."""
     job = call.job()
-    return await call.listing("tasks", job.tasks.after, lambda task, names: _view(call, task, names))
+    return await call.listing("tasks", job.tasks.beyond, lambda task, names: _view(call, task, names))
 
 
 async def get_task(call: Call) -> Reply:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from airflow_batchwrap.local.model.entities import Entity, Execution, Job, JobSchedule, Node, NodeJob, Pool, Task
+from airflow_batchwrap.local.node import endpoints
 from airflow_batchwrap.local.node.layout import relative_task_directory
+from airflow_batchwrap.local.wire.schema import API_VERSION
 from airflow_batchwrap.local.wire.times import iso
+from airflow_batchwrap.local.wire.versions import default_endpoint
 from airflow_batchwrap.local.world import World
 
 Names = frozenset[str] | None
@@ -52,8 +55,27 @@ def _common(base: str, entity: Entity) -> dict[str, Any]:
     }
 
 
-def _only(shown: dict[str, Any], names: Names) -> dict[str, Any]:
+def only(shown: dict[str, Any], names: Names) -> dict[str, Any]:
+    """Leave out what is absent, and what is not wanted.
+
+    :param shown: the properties.
+    :param names: those wanted; None for all.
+    :return: the rest.
+    """
     return {name: value for name, value in shown.items() if value is not None and (names is None or name in names)}
+
+
+#: States of a node in which its system does not run yet for the first time.
+_UNBORN = frozenset({"creating", "starting"})
+
+
+def affinity(name: str) -> str:
+    """The form in which Batch names a node to place tasks by.
+
+    :param name: the node's id.
+    :return: the affinity id.
+    """
+    return f"TVM:{name}"
 
 
 def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
@@ -79,7 +101,7 @@ def pool(base: str, entity: Pool, names: Names = None) -> dict[str, Any]:
         "targetLowPriorityNodes": entity.target_low_priority,
         "autoScaleRun": entity.scale_run,
     }
-    return _only(shown, names)
+    return only(shown, names)
 
 
 def _execution(execution: Execution, *, retries: bool = True) -> dict[str, Any]:
@@ -96,15 +118,30 @@ def _execution(execution: Execution, *, retries: bool = True) -> dict[str, Any]:
     return _present(shown)
 
 
-def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
+def _exact(image: dict[str, Any]) -> dict[str, Any]:
+    """The image that a node was made of; a custom one has no version but its own."""
+    return image if "virtualMachineImageId" in image else {**image, "exactVersion": image.get("version", "latest")}
+
+
+def _endpoints(entity: Node, version: str) -> dict[str, Any] | None:
+    found = endpoints.of_pool(entity.pool.body, entity.index, entity.address)
+    agent = entity.pool.body["virtualMachineConfiguration"]["nodeAgentSKUId"]
+    if not found and (usual := default_endpoint(version, agent, entity.index, entity.address)):
+        found = [usual]
+    return {"inboundEndpoints": found} if found else None
+
+
+def node(base: str, entity: Node, names: Names = None, version: str = API_VERSION) -> dict[str, Any]:
     """A node.
 
     :param base: the service's address.
     :param entity: the node.
     :param names: the properties wanted; None for all.
+    :param version: the api-version.
     :return: how it is shown.
     """
     body = entity.pool.body
+    booted = entity.state not in _UNBORN or entity.previous not in (None, "creating")
     image = body["virtualMachineConfiguration"]["imageReference"]
     shown = {
         "id": entity.id,
@@ -112,10 +149,10 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "state": entity.state,
         "schedulingState": entity.scheduling,
         "stateTransitionTime": iso(entity.since),
-        "lastBootTime": iso(entity.booted),
+        "lastBootTime": iso(entity.booted) if booted else None,
         "allocationTime": iso(entity.created),
         "ipAddress": entity.address,
-        "affinityId": entity.id,
+        "affinityId": affinity(entity.id),
         "vmSize": body["vmSize"],
         "totalTasksRun": entity.tasks_run,
         "totalTasksSucceeded": entity.succeeded,
@@ -126,26 +163,65 @@ def node(base: str, entity: Node, names: Names = None) -> dict[str, Any]:
         "startTask": body.get("startTask"),
         "startTaskInfo": _execution(entity.start) if entity.start else None,
         "errors": _node_errors(entity),
-        "nodeAgentInfo": {"version": "local", "lastUpdateTime": iso(entity.created)},
-        "virtualMachineInfo": {"imageReference": image},
+        "endpointConfiguration": _endpoints(entity, version),
+        "nodeAgentInfo": {"version": "local", "lastUpdateTime": iso(entity.booted)} if booted else None,
+        "virtualMachineInfo": {"imageReference": _exact(image)},
     }
-    return _only(shown, names)
+    return only(shown, names)
+
+
+def extensions(entity: Node) -> list[dict[str, Any]]:
+    """The extensions of a node: those that its pool asks for. Nothing is installed; they are shown as if it were.
+
+    :param entity: the node.
+    :return: the extensions, without their protected settings; none while the node is being made.
+    """
+    if entity.state in _UNBORN and entity.previous in (None, "creating"):
+        return []
+    asked = entity.pool.body["virtualMachineConfiguration"].get("extensions", ())
+    done = {
+        "code": "ProvisioningState/succeeded",
+        "level": "Info",
+        "displayStatus": "Provisioning succeeded",
+        "time": iso(entity.booted),
+    }
+    return [
+        {
+            "provisioningState": "Succeeded",
+            "vmExtension": {name: value for name, value in one.items() if name != "protectedSettings"},
+            "instanceView": {
+                "name": one["name"],
+                "statuses": [done],
+                "subStatuses": [],
+            },
+        }
+        for one in asked
+    ]
 
 
 def _recent(base: str, entity: Node) -> list[dict[str, Any]]:
     """The tasks that were placed on a node last, newest first, those that are deleted left out."""
     tasks = dict.fromkeys(task for task in reversed(entity.recent) if task.job.tasks.get(task.id) is task)
     return [
-        {
-            "taskUrl": url_of(base, task),
-            "jobId": task.job.id,
-            "taskId": task.id,
-            "subtaskId": next((kept["id"] for kept in task.subtasks or () if kept["nodeId"] == entity.id), 0),
-            "taskState": task.state,
-            "executionInfo": _task_info(task),
-        }
+        _present(
+            {
+                "taskUrl": url_of(base, task),
+                "jobId": task.job.id,
+                "taskId": task.id,
+                "subtaskId": _subtask_id(task, entity),
+                "taskState": task.state,
+                "executionInfo": _task_info(task),
+            }
+        )
         for task in tasks
     ]
+
+
+def _subtask_id(task: Task, node: Node) -> int | None:
+    """Which part of a multi-instance task ran on a node, the primary one 0; of any other task there are none."""
+    if task.subtasks is None:
+        return None
+    return next((int(kept["id"]) for kept in task.subtasks if kept["nodeId"] == node.id), 0)
 
 
 def _node_errors(entity: Node) -> list[dict[str, Any]] | None:
@@ -172,7 +248,7 @@ def job(base: str, entity: Job, names: Names = None) -> dict[str, Any]:
         "poolId": entity.pool_id or None,
         "terminateReason": entity.reason,
     }
-    return _only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
+    return only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
 
 
 def job_schedule(world: World, base: str, entity: JobSchedule, names: Names = None) -> dict[str, Any]:
@@ -190,7 +266,7 @@ def job_schedule(world: World, base: str, entity: JobSchedule, names: Names = No
         "recentJob": recent,
         "endTime": _moment(entity.ended),
     }
-    return _only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
+    return only({**entity.body, **_common(base, entity), "executionInfo": _present(info)}, names)
 
 
 def _task_info(entity: Task) -> dict[str, Any]:
@@ -211,11 +287,12 @@ def _task_info(entity: Task) -> dict[str, Any]:
 
 def _node_info(base: str, entity: Task) -> dict[str, Any] | None:
     if entity.node_id is None:
-        return None
+        # One that was ended before it ran has an empty one.
+        return {} if entity.state == "completed" else None
     directory = relative_task_directory(entity.job.id, entity.id)
     node_url = f"{base}/pools/{entity.pool_id}/nodes/{entity.node_id}"
     return {
-        "affinityId": entity.node_id,
+        "affinityId": affinity(entity.node_id),
         "nodeUrl": node_url,
         "poolId": entity.pool_id,
         "nodeId": entity.node_id,
@@ -239,7 +316,7 @@ def subtask(base: str, task: Task, kept: dict[str, Any]) -> dict[str, Any]:
         {
             "id": kept["id"],
             "nodeInfo": {
-                "affinityId": kept["nodeId"],
+                "affinityId": affinity(kept["nodeId"]),
                 "nodeUrl": node_url,
                 "poolId": task.pool_id,
                 "nodeId": kept["nodeId"],

@@ -73,16 +73,18 @@ def room(pool: Pool, dedicated: bool, pools: Sequence[Pool], quotas: Quotas, cap
     return free if quotas.of_cores(dedicated) is None else min(free, in_quota(pool, dedicated, pools, quotas))
 
 
-def shortage(dedicated: bool, count: int, code: str, why: str) -> dict[str, Any]:
-    """The resize error for nodes that did not come.
+def shortage(dedicated: bool, *, stopped: bool) -> dict[str, Any]:
+    """The resize error for nodes that did not come, or did not go, in Azure's own words.
 
     :param dedicated: their kind.
-    :param count: how many.
-    :param code: the error's code.
-    :param why: the reason.
+    :param stopped: the resize was stopped (as recorded); or else it took too long.
     :return: the error.
     """
-    return {"code": code, "message": f"{count} {NAMES[dedicated]} nodes could not be allocated: {why}."}
+    why = "due to a stop resize operation" if stopped else "as the resize timeout was reached"
+    return {
+        "code": "ResizeStopped" if stopped else "AllocationTimedout",
+        "message": f"Desired number of {NAMES[dedicated]} nodes could not be allocated {why}",
+    }
 
 
 def out_of_quota(dedicated: bool, quotas: Quotas) -> dict[str, Any]:

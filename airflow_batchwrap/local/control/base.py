@@ -15,6 +15,7 @@ from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.model.state import State
 from airflow_batchwrap.local.node import removal, threads
 from airflow_batchwrap.local.node.blob import BlobClient
+from airflow_batchwrap.local.node.endpoints import Doors
 from airflow_batchwrap.local.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Base(State):
         self.store = store
         self.pace = config.pace
         self.blobs = BlobClient(config.faults, config.trusted)
+        self.doors = Doors()
         self.events = Events()
         self.turnstile = Turnstile()
         #: Set when the service stops: from then on no ending changes any state, so that a restart finds it as it was.
@@ -82,6 +84,7 @@ class Base(State):
 
     async def close(self) -> None:
         """End what goes on by itself, and close the transfers and the store."""
+        self.doors.close_all()
         background = list(self._background)
         for task in background:
             task.cancel()

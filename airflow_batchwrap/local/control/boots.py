@@ -10,7 +10,7 @@ from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Execution, Node
 from airflow_batchwrap.local.model.states import NodeState, NodeWish, Result
-from airflow_batchwrap.local.node import agentlog, container, environment, layout, packages
+from airflow_batchwrap.local.node import agentlog, container, endpoints, environment, layout, packages
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.wire import times
 
@@ -86,6 +86,7 @@ class Boots:
             # It was removed while its directories were made.
             await self._base.remove(self._base.root(node))
             return False
+        await self._base.doors.open(node.id, endpoints.of_pool(node.pool.body, node.index, node.address))
         agentlog.write(self._base.root(node), f"node {node.id} of pool {node.pool.id} is starting")
         await self._wait(1 - share)
         if node.booted != mark or node.state != NodeState.STARTING:

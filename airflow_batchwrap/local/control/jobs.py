@@ -35,6 +35,10 @@ from airflow_batchwrap.local.wire.errors import BatchError
 #: What a job manager has that no other task has, and its id.
 _MANAGING = frozenset({"id", "killJobOnCompletion", "runExclusive", "allowLowPriorityNode"})
 
+#: How long a job without tasks stays open that is to end when all of them are complete, in seconds: recorded ones were
+#: still active half a second after they were made.
+EMPTY = 1.0
+
 
 class Jobs:
     """Creates jobs and ends them.
@@ -138,7 +142,7 @@ class Jobs:
     # Its clock
 
     def watch(self, job: Job) -> None:
-        """Start a job's clock, and end it at once if nothing keeps it open.
+        """Start a job's clock, and end it if nothing keeps it open: at once, or one without tasks a little later.
 
         :param job: the job, new, changed or loaded.
         """
@@ -149,7 +153,10 @@ class Jobs:
         if limit < NO_LIMIT:
             left = max(0.0, job.created + limit - times.now())
             self._clocks[job] = asyncio.get_running_loop().call_later(left, self._expired, job)
-        self._all_complete(job)
+        if job.tasks:
+            self._all_complete(job)
+        else:
+            asyncio.get_running_loop().call_later(self._base.pace.here(EMPTY), self._all_complete, job)
 
     def _stop_clock(self, job: Job) -> None:
         if (clock := self._clocks.pop(job, None)) is not None:

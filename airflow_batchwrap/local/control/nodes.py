@@ -229,7 +229,7 @@ class Nodes:
 
     async def _preempted(self, node: Node) -> None:
         pace = self._base.pace
-        self._tasks.stop(list(node.tasks), Dealing.REQUEUE)
+        self._tasks.lose(list(node.tasks))
         await self._tasks.left(list(node.tasks))
         await self._silence(node)
         await self._base.remove(self._base.root(node))
@@ -259,15 +259,18 @@ class Nodes:
             self._tasks.stop(list(node.tasks), dealing)
         return under_way
 
-    def stay(self, node: Node) -> None:
+    def stay(self, node: Node) -> bool:
         """Leave a node in its pool that was to go, if it still waits for its tasks; one on its way out goes.
 
         :param node: the node.
+        :return: whether it stays.
         """
-        if node.state != NodeState.LEAVING and (waiting := self._leavings.pop(node, None)):
-            waiting.cancel()
-            node.wish = NodeWish.NONE
-            self._base.store.touch(node)
+        if node.state == NodeState.LEAVING or (waiting := self._leavings.pop(node, None)) is None:
+            return False
+        waiting.cancel()
+        node.wish = NodeWish.NONE
+        self._base.store.touch(node)
+        return True
 
     async def _leave(self, node: Node) -> None:
         await self._base.turnstile.turn()
@@ -284,6 +287,7 @@ class Nodes:
 
     def _gone(self, node: Node, *, replaced: bool) -> None:
         self._boots.forget(node)
+        self._base.doors.close(node.id)
         usage.leave(node)
         node.pool.nodes.remove(node)
         self._base.store.touch(node.pool)

@@ -169,8 +169,13 @@ def _single(pool: Pool, job: Job, room: _Room, barred: frozenset[str]) -> Placem
         return room.slots - node.used >= needed and (node.dedicated or not dedicated)
 
     if b'"affinityInfo":' in task.body:
-        wanted = room.find(json.loads(task.body).get("affinityInfo", {}).get("affinityId") or "", barred)
+        wanted = room.find(_node_of(json.loads(task.body)), barred)
         if wanted is not None and fits(wanted):
             return Placement(task, (wanted,))
     node = next(filter(fits, room.free(barred)), None)
     return None if node is None else Placement(task, (node,))
+
+
+def _node_of(body: dict[str, dict[str, str]]) -> str:
+    """The node that a task would like to run on: by its id, or by the affinity id that nodes and tasks show."""
+    return str(body.get("affinityInfo", {}).get("affinityId") or "").removeprefix("TVM:")

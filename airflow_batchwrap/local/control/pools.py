@@ -24,6 +24,8 @@ from airflow_batchwrap.local.wire.errors import BatchError
 
 #: Learn: a pool has at most 10 application package references.
 MOST_PACKAGES = 10
+#: What is said of an application that does not exist, as it was recorded.
+_NO_PACKAGE = "The specified application package does not exist."
 #: How many nodes are made in one turn of the loop.
 _AT_ONCE = 50
 
@@ -54,11 +56,16 @@ class Pools:
         references = body.get("applicationPackageReferences", [])
         if len(references) > MOST_PACKAGES:
             raise invalid("applicationPackageReferences", f"a pool can have {MOST_PACKAGES} at most.")
+        missing: dict[str, str] = {}
         for reference in references:
             try:
                 packages.find(self._base.config.data, reference)
             except packages.PackageMissing as error:
-                raise BatchError("InvalidApplicationPackageReferences", f"An application package: {error}.") from None
+                # The first of these sentences is recorded; the rest are ours, and say more.
+                said = f"The specified application package: {error}." if error.known else _NO_PACKAGE
+                missing[reference["applicationId"]] = said
+        if missing:
+            raise BatchError("InvalidApplicationPackageReferences", values=missing)
 
     def make(self, name: str, body: dict[str, Any]) -> Pool:
         """Create a pool; its nodes come by and by.
@@ -68,8 +75,8 @@ class Pools:
         :return: the pool.
         :raises BatchError: it cannot be, or there is one of this id.
         """
-        rules.prepare(body)
         self.check_packages(body)
+        rules.prepare(body)
         scaled = scaling.of_new(body) is not None
         dedicated, low_priority = body.pop("targetDedicatedNodes", 0), body.pop("targetLowPriorityNodes", 0)
         if (existing := self._base.pools.get(name)) is not None:
@@ -143,21 +150,23 @@ class Pools:
         self._stop.setdefault(pool.id, asyncio.Event()).set()
 
     async def _allocate(self, pool: Pool, leaving: dict[Node, asyncio.Task[None]], grows: bool) -> None:
-        stop = self._stop[pool.id]
+        stop, loop = self._stop[pool.id], asyncio.get_running_loop()
+        deadline = loop.time() + self._base.pace.here(times.parse_duration(pool.body["resizeTimeout"]))
         # Nothing begins that is not kept.
         await self._base.store.settle(pool.uid)
         if grows:
             await self._grow(pool, stop)
         if leaving and not stop.is_set():
             gone = asyncio.ensure_future(asyncio.wait(leaving.values()))
-            await _first(stop, gone)
+            await _first(stop, gone, max(0.001, deadline - loop.time()))
         if pool.state == PoolState.DELETING or self._base.stopping:
             return
-        if stop.is_set():
-            for node in leaving:
-                self._nodes.stay(node)
-            pool.target_dedicated = sum(node.dedicated for node in pool.nodes)
-            pool.target_low_priority = len(pool.nodes) - pool.target_dedicated
+        if stop.is_set() or not all(way.done() for way in leaving.values()):
+            # The targets stay what was asked for, as recorded.
+            staying = {node.dedicated for node in leaving if self._nodes.stay(node)}
+            for dedicated in sorted(staying, reverse=True):
+                if not stop.is_set():
+                    self._lack(pool, allocation.shortage(dedicated, stopped=False))
             self._tasks.look(pool.id)
         pool.allocate(Allocation.STEADY)
         self._base.store.touch(pool)
@@ -195,11 +204,9 @@ class Pools:
             late = loop.time() >= deadline
         if pool.state == PoolState.DELETING:
             return
-        timed_out = ("AllocationTimedout", "there were none to be had within the resize timeout")
-        code, why = ("ResizeStopped", "the resize was stopped") if stop.is_set() else timed_out
         for dedicated, count in missing.items():
             if count:
-                self._lack(pool, allocation.shortage(dedicated, count, code, why))
+                self._lack(pool, allocation.shortage(dedicated, stopped=stop.is_set()))
 
     def _allowed(self, pool: Pool, dedicated: bool) -> int:
         """How many of the nodes that a pool lacks the quota lets it have; the rest is a resize error."""

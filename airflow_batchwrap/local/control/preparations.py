@@ -73,7 +73,7 @@ class Preparations:
                 break
             execution.retry()
         execution.finish(outcome.exit_code, outcome.failure)
-        if run.reason in (Ending.REQUEUE, Ending.DISCARD):
+        if run.reason in (Ending.REQUEUE, Ending.LOST, Ending.DISCARD):
             part.prepare = None
         del self._runs[part]
         self._base.store.touch(part)

@@ -334,6 +334,15 @@ class Tasks:
                 self._base.store.touch(task)
             place.run.stop(dealing.ending)
 
+    def lose(self, tasks: Iterable[Task]) -> None:
+        """Put tasks back into the queue whose node is lost, which nobody asked for.
+
+        :param tasks: the tasks; those that have no place are passed over.
+        """
+        for task in tasks:
+            if (place := self._places.get(task)) is not None:
+                place.run.stop(Ending.LOST)
+
     async def discard(self, tasks: Iterable[Task]) -> None:
         """End the runs of tasks that are about to be deleted, and wait until they have left their nodes.
 

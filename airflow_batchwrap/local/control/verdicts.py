@@ -39,6 +39,9 @@ def of_run(task: Task, ending: Ending | None, outcome: Outcome | None) -> Verdic
         return Verdict.FORGOTTEN
     if ending == Ending.REQUEUE:
         return Verdict.REQUEUED
+    if ending == Ending.LOST:
+        # Learn: BatchTaskExecutionInfo.requeueCount is of what a user's request leads to.
+        return Verdict.WAITS
     active = task.job.state == JobState.ACTIVE
     if outcome is None:
         # Not ended from outside: the preparation failed, or never ended, and the task waits for another node

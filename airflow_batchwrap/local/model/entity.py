@@ -104,6 +104,11 @@ class Entity(Stateful):
         """The entity tag, without quotes; it follows changes by clients, not the state."""
         return times.etag(self.modified, self.revision)
 
+    @property
+    def place(self) -> str:
+        """Where it stands in a list: these are in the order of their ids, whose case does not count."""
+        return self.id.lower()
+
     def changed(self) -> None:
         """Note that a client changed it."""
         self.modified = times.now()

@@ -1,4 +1,4 @@
-"""Entities by id, in the order they were created."""
+"""Entities by id, in the order they were created, and in the order of their ids."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class Registry(Generic[E]):
     being changed neither repeats nor skips what stays.
     """
 
-    __slots__ = ("_by_id", "_order")
+    __slots__ = ("_by_id", "_new", "_order", "_sorted")
 
     def __init__(self) -> None:
         self._by_id: dict[str, E] = {}
         self._order: list[E] = []
+        # Ids in lower case: sorted ones, of which some may be gone, and those that came since they were sorted.
+        self._sorted: list[str] = []
+        self._new: list[str] = []
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -49,8 +52,10 @@ class Registry(Generic[E]):
 
         :param entity: the entity.
         """
-        self._by_id[entity.id.lower()] = entity
+        name = entity.id.lower()
+        self._by_id[name] = entity
         self._order.append(entity)
+        self._new.append(name)
 
     def remove(self, entity: E) -> None:
         """Let an entity go; one that is not there is no error.
@@ -61,6 +66,7 @@ class Registry(Generic[E]):
             del self._by_id[entity.id.lower()]
         if len(self._order) > 2 * len(self._by_id) + 16:
             self._order = list(self._by_id.values())
+            self._sorted, self._new = [], list(self._by_id)
 
     def after(self, uid: int) -> Iterator[E]:
         """The entities created after another one.
@@ -72,4 +78,26 @@ class Registry(Generic[E]):
         for index in range(bisect_right(order, uid, key=lambda entity: entity.uid), len(order)):
             entity = order[index]
             if self._by_id.get(entity.id.lower()) is entity:
+                yield entity
+
+    def beyond(self, name: str) -> Iterator[E]:
+        """The entities whose ids come after another one, in the order of their ids, whose case does not count.
+
+        So the real service lists pools, jobs and tasks (all 33 recorded lists of pools, and all of tasks).
+
+        :param name: that id; empty for all.
+        :return: them, by id.
+        """
+        if self._new:
+            # Two runs, of which the second is short while a list is read page by page: Python's sort only merges them.
+            self._new.sort()
+            self._sorted += self._new
+            self._sorted.sort()
+            self._new = []
+        names = self._sorted
+        last = name.lower()
+        for index in range(bisect_right(names, last), len(names)):
+            # An id that went and came again stands there twice.
+            if names[index] != last and (entity := self._by_id.get(names[index])) is not None:
+                last = names[index]
                 yield entity

@@ -102,8 +102,10 @@ class Ending(StrEnum):
     TERMINATED = "terminated"
     #: It took longer than its constraints allow: the task completes.
     WALL_CLOCK = "wallclock"
-    #: Its place is needed or lost: the task goes back into the queue.
+    #: Its place is needed, as a client wished: the task goes back into the queue, which counts as a requeue.
     REQUEUE = "requeue"
+    #: Its place is lost, and nobody asked for that: the task goes back into the queue.
+    LOST = "lost"
     #: Nobody asks any more what becomes of it: it is deleted, or the service stops.
     DISCARD = "discard"
 

@@ -30,6 +30,11 @@ _CHUNK = 256 * 1024
 class PackageMissing(Exception):
     """An application, or a version of it, does not exist."""
 
+    @property
+    def known(self) -> bool:
+        """Whether there is such an application, and only the version is missing."""
+        return " no application " not in str(self)
+
 
 #: What `deploy` may fail with. NotImplementedError, RuntimeError: a zip file is packed or locked in a way unknown here.
 FAULTS = (PackageMissing, PlaceError, OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: Longer wall clocks than this are no limit, in seconds (about ten years).
 NO_LIMIT = 10 * 365 * 86_400.0
 #: With these nobody waits for files any more.
-_URGENT = (Ending.DISCARD, Ending.REQUEUE)
+_URGENT = (Ending.DISCARD, Ending.REQUEUE, Ending.LOST)
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,10 @@ class Run:
     def stop(self, reason: Ending) -> None:
         """End the run: the command with its whole tree, or the transfer that is under way.
 
-        :param reason: why; only the first one counts, except that ``discard`` and ``requeue`` win over the others.
+        :param reason: why; only the first one counts, except that those win over the others that leave the task nothing
+            to end with.
         """
-        if self.reason is None or reason in _URGENT:
+        if self.reason is None or (reason in _URGENT and (self.reason, reason) != (Ending.REQUEUE, Ending.LOST)):
             self.reason = reason
         self.stopped.set()
         if self._child is not None:
@@ -126,7 +127,7 @@ class Run:
             return await self._execute(work, timer)
         except Exception:
             log.exception("A run failed for a reason of the service's own.")
-            fault = TaskFailed("Unknown", "The local Batch service failed.", category="servererror")
+            fault = TaskFailed("Unknown", "The local Batch service failed.", category="ServerError")
             # A command that has ended has ended, whatever went wrong after that.
             return Outcome(self._exit_code, fault.failure)
         finally:
@@ -161,7 +162,7 @@ class Run:
             except Exception:
                 log.exception("The uploads of a task failed for a reason of the service's own.")
                 fault = "The local Batch service could not upload the output files."
-                failure = failure or TaskFailed("FileUploadMiscError", fault, category="servererror").failure
+                failure = failure or TaskFailed("FileUploadMiscError", fault, category="ServerError").failure
         return Outcome(self._exit_code, failure)
 
     async def _fetch(self, work: Work) -> None:
@@ -206,7 +207,7 @@ class Run:
             return await self._child.wait()
         except process.HelperLost:
             # As when a node is lost: what is not known to have ended is run again.
-            self.stop(Ending.REQUEUE)
+            self.stop(Ending.LOST)
             return None
 
     async def _start(self, work: Work, make: bool) -> process.Child:
@@ -255,7 +256,7 @@ class Run:
         if self.reason is Ending.WALL_CLOCK:
             return TaskFailed("TaskEnded", "The task was ended: its maximum wall clock time was exceeded.").failure
         if self.reason is not None:
-            return TaskFailed("TaskEnded", "The task was ended by request.").failure
+            return TaskFailed("TaskEnded", "Task Was Ended by User Request").failure
         if exit_code:
             message = "The task exited with an exit code representing a failure"
             return TaskFailed(

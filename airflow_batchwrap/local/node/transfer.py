@@ -26,11 +26,11 @@ class TaskFailed(Exception):
 
     :param code: one of the documented task failure codes.
     :param message: a sentence.
-    :param category: ``usererror`` or ``servererror``.
+    :param category: ``UserError`` or ``ServerError``, as Batch writes them (seen in recorded answers).
     :param details: named values; never a SAS.
     """
 
-    def __init__(self, code: str, message: str, *, category: str = "usererror", **details: str) -> None:
+    def __init__(self, code: str, message: str, *, category: str = "UserError", **details: str) -> None:
         self.failure: dict[str, Any] = {"category": category, "code": code, "message": message}
         if details:
             self.failure["details"] = [{"name": name, "value": value} for name, value in details.items()]
@@ -153,7 +153,7 @@ def _not_listed(error: TransferError) -> TaskFailed:
     return TaskFailed(
         "BlobDownloadTimedOut" if error.status == 408 else "BlobDownloadMiscError",
         f"The container of the resource files could not be listed: {error.reason}.",
-        category="servererror",
+        category="ServerError",
         StorageContainerUrl=error.url,
     )
 
@@ -167,7 +167,7 @@ def _not_downloaded(error: TransferError, relative: str) -> TaskFailed:
     return TaskFailed(
         "BlobDownloadTimedOut" if error.status == 408 else "BlobDownloadMiscError",
         f"A resource file could not be downloaded: {error.reason}.",
-        category="servererror",
+        category="ServerError",
         **details,
     )
 
@@ -194,7 +194,7 @@ async def put(
     met = {"taskcompletion", "tasksuccess" if succeeded else "taskfailure"}
     uploads = Uploads(blobs, environment, working, root)
     for file in files:
-        if file["uploadOptions"]["uploadCondition"] in met:
+        if file["uploadOptions"]["uploadCondition"].lower() in met:
             await uploads.add(file)
     await threads.apart(uploads.write_logs)
     if uploads.failure:
@@ -303,7 +303,7 @@ def _unexpected(error: Exception, what: str) -> TaskFailed:
     return TaskFailed(
         "FileUploadMiscError",
         f"The local Batch service could not upload an output file: {type(error).__name__}.",
-        category="servererror",
+        category="ServerError",
         FilePath=_shown(what),
     )
 
@@ -317,6 +317,6 @@ def _not_uploaded(error: TransferError, url: str, shown: str) -> TaskFailed:
     return TaskFailed(
         "FileUploadTimedOut" if error.status == 408 else "FileUploadMiscError",
         f"An output file could not be uploaded: {error.reason}.",
-        category="servererror",
+        category="ServerError",
         **details,
     )

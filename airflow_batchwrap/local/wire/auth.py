@@ -29,7 +29,9 @@ _SIGNED_HEADERS = (
 )
 
 
-def string_to_sign(method: str, path: str, query: str, headers: Mapping[str, str], account: str) -> str:
+def string_to_sign(
+    method: str, path: str, query: str, headers: Mapping[str, str], account: str, *, lower: bool = False
+) -> str:
     """The text a client signs.
 
     :param method: the HTTP verb, upper case.
@@ -37,6 +39,8 @@ def string_to_sign(method: str, path: str, query: str, headers: Mapping[str, str
     :param query: the URL's query as sent.
     :param headers: the request's headers, names in lower case.
     :param account: the account's name.
+    :param lower: with the names of the query in lower case, as the documentation has it, and not as they are sent, as
+        Azure's SDKs do it (https://learn.microsoft.com/rest/api/batchservice/authenticate-requests-to-the-azure-batch-service).
     :return: the text.
     """
     lines = [method]
@@ -45,6 +49,8 @@ def string_to_sign(method: str, path: str, query: str, headers: Mapping[str, str
     lines.append(f"/{account}{path}")
     # Empty values are dropped by parse_qs, and only the first of repeated ones counts: both as the clients do it.
     parameters = parse_qs(query)
+    if lower:
+        parameters = {name.lower(): values for name, values in reversed(parameters.items())}
     lines += [f"{name}:{parameters[name][0]}" for name in sorted(parameters)]
     return "\n".join(lines)
 
@@ -71,8 +77,10 @@ def verify(
     :param account: the account's name.
     :param key: the account's key, decoded.
     :param now: seconds since the epoch.
-    :raises BatchError: the request is not signed with this key, or its date is more than 15 minutes off.
+    :raises BatchError: the request is not signed at all, or not with this key, or its date is more than 15 minutes off.
     """
+    if "authorization" not in headers:
+        raise BatchError("MissingRequiredHeader", values={"HeaderName": "Authorization"})
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     name, _, signature = credentials.partition(":")
     if scheme != "SharedKey" or not signature:
@@ -82,11 +90,14 @@ def verify(
     if method not in ("GET", "HEAD") and not headers.get("content-length"):
         readings.append({**headers, "content-length": "0"})
     given = f"{name}:{signature}".encode()
+    # No recording tells which form of the query's names the real service takes: here it is both.
+    forms = (False,) if query == query.lower() else (False, True)
     fits = [
         hmac.compare_digest(
-            f"{account}:{sign(string_to_sign(method, path, query, reading, account), key)}".encode(), given
+            f"{account}:{sign(string_to_sign(method, path, query, reading, account, lower=lower), key)}".encode(), given
         )
         for reading in readings
+        for lower in forms
     ]
     if not any(fits):
         raise BatchError("AuthenticationFailed")

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
+from airflow_batchwrap.local.wire.filters import ALIASES, Allowed
 
 #: Looks a property path (``executionInfo/exitCode``) up in an entity; None where it is absent.
 Lookup = Callable[[str], Any]
@@ -38,11 +39,13 @@ class Filter:
     """A compiled ``$filter``.
 
     :param text: the expression, such as ``state eq 'completed' and startswith(id, 'a')``.
-    :raises BatchError: it cannot be read.
+    :param allowed: the comparisons of each property that the list can be filtered by; None for any.
+    :raises BatchError: it cannot be read, or the list cannot be filtered so.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, allowed: Allowed | None = None) -> None:
         self.properties: set[str] = set()
+        self._allowed = allowed
         self._tokens = list(_tokens(text))
         self._at = self._depth = 0
         self.test = self._either()
@@ -98,11 +101,24 @@ class Filter:
         name = self._take("word")
         if name == "startswith":
             return self._startswith()
-        self.properties.add(name)
         comparison = self._take("word")
         if comparison not in _COMPARE:
             raise _unreadable(comparison)
+        name = self._checked(name, comparison)
         return _comparison(name, comparison, self._literal())
+
+    def _checked(self, name: str, comparison: str) -> str:
+        """Refuse what the list cannot be filtered by; the property's own name."""
+        if self._allowed is not None and comparison not in self._allowed.get(name, ()):
+            allowed = ", ".join(sorted(self._allowed)) or "nothing"
+            raise BatchError(
+                "InvalidQueryParameterValue",
+                f"This list cannot be filtered by '{name[:80]} {comparison}'; it can by {allowed}.",
+                values={"QueryParameterName": "$filter", "QueryParameterValue": f"{name[:80]} {comparison}"},
+            )
+        name = ALIASES.get(name, name)
+        self.properties.add(name)
+        return name
 
     def _startswith(self) -> Test:
         self._take("open")
@@ -110,7 +126,7 @@ class Filter:
         self._take("comma")
         prefix = self._literal()
         self._take("close")
-        self.properties.add(name)
+        name = self._checked(name, "startswith")
         return lambda look: isinstance(value := look(name), str) and value.startswith(str(prefix))
 
     def _literal(self) -> Any:
@@ -145,7 +161,11 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _unreadable(near: str) -> BatchError:
-    return BatchError("InvalidQueryParameterValue", f"The $filter cannot be read near {near[:80]!r}.")
+    return BatchError(
+        "InvalidQueryParameterValue",
+        f"The $filter cannot be read near {near[:80]!r}.",
+        values={"QueryParameterName": "$filter"},
+    )
 
 
 def _comparison(name: str, word: str, literal: Any) -> Test:

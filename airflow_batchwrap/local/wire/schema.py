@@ -2,7 +2,8 @@
 
 schema.json is data: each model's properties with their types, derived from the 2025-06-01 data plane. In a type, ``=X``
 is an enumeration, ``@X`` a model, ``[]`` a list, ``!`` marks a required property and ``~`` one that clients only read;
-``int64`` stands for an integer that goes over the wire as a string.
+``int64`` stands for an integer that goes over the wire as a string. Enumerations have their values as the real service
+was recorded to write them, with capitals (``Spread``, ``TaskSuccess``) or without.
 """
 
 from __future__ import annotations
@@ -35,10 +36,47 @@ def _property(text: str) -> Property:
 
 _RAW = json.loads((Path(__file__).parent / "schema.json").read_text())
 API_VERSION: str = _RAW["api_version"]
-#: What older clients speak (azure-batch 14.2, the Azure CLI, @azure/batch from npm); what is unknown of it is ignored.
+#: What older clients speak (azure-batch from 7.0, the Azure CLI, @azure/batch); what is unknown of it is ignored.
 OLDER_VERSIONS = frozenset(
-    {"2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0"}
+    {
+        "2019-08-01.10.0",
+        "2020-03-01.11.0",
+        "2020-09-01.12.0",
+        "2021-06-01.14.0",
+        "2022-01-01.15.0",
+        "2022-06-01.15.0",
+        "2022-10-01.16.0",
+        "2023-05-01.17.0",
+        "2023-11-01.18.0",
+        "2024-02-01.19.0",
+        "2024-07-01.20.0",
+    }
 )
+#: Properties that older versions have, with the first version that no longer has them. They are kept as they come and
+#: given back; they do nothing.
+OLDER = {
+    "applicationLicenses": "2025",
+    "authenticationTokenSettings": "2025",
+    "certificateReferences": "2025",
+    # Pools of it are refused, but only once the rest of their body is checked.
+    "cloudServiceConfiguration": "2024-07",
+    "resourceTags": "2025",
+    "targetNodeCommunicationMode": "2025",
+}
+#: Where they may stand: in pools, tasks and managers of jobs.
+_OLDER_OF_POOLS = frozenset(OLDER) - {"authenticationTokenSettings"}
+_OLDER_OF = {
+    **dict.fromkeys(
+        ("BatchPoolCreateOptions", "BatchPoolSpecification", "BatchPoolUpdateOptions", "BatchPoolReplaceOptions"),
+        _OLDER_OF_POOLS,
+    ),
+    **dict.fromkeys(("BatchTaskCreateOptions", "BatchJobManagerTask"), frozenset({"authenticationTokenSettings"})),
+}
+#: What older versions call differently: the model, the name, and the name of today.
+_RENAMED = {
+    ("BatchPoolCreateOptions", "maxTasksPerNode"): "taskSlotsPerNode",
+    ("BatchPoolSpecification", "maxTasksPerNode"): "taskSlotsPerNode",
+}
 MODELS: dict[str, dict[str, Property]] = {
     model: {name: _property(text) for name, text in properties.items()} for model, properties in _RAW["models"].items()
 }
@@ -46,6 +84,8 @@ MODELS: dict[str, dict[str, Property]] = {
 ENUMS: dict[str, dict[str, str]] = {
     name: {value.lower(): value for value in values} for name, values in _RAW["enums"].items()
 }
+#: What the service puts before the names of its types, which are those of the models without their "Batch".
+TYPES = "Microsoft.Azure.Batch.Protocol.Entities."
 #: Properties that may have so many characters and no more, as their own documentation says; those of user accounts
 #: have another length (https://learn.microsoft.com/rest/api/batchservice). Ids are checked with their letters.
 LONGEST = {"displayName": 1024}
@@ -72,15 +112,24 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
         raise BatchError("InvalidRequestBody", f"{path or 'The request body'} must be a JSON object.")
     properties = MODELS[model]
     kept: dict[str, Any] = {}
+    if lenient:
+        body = _today(model, body)
     for name, value in body.items():
         if name.startswith("odata.") or name == "@odata.type":
             continue
         known = properties.get(name)
         where = f"{path}.{name}" if path else name
-        if known is None and lenient:
+        if known is None and lenient and "_" not in name:
+            if name in _OLDER_OF.get(model, ()) and value is not None:
+                kept[name] = value
             continue
         if known is None:
-            raise BatchError("InvalidRequestBody", f"The property {where} does not exist.", values={"Name": where})
+            # No property of any version has an underscore: that is a Python name, sent by mistake.
+            raise BatchError(
+                "InvalidRequestBody",
+                f"The property '{name}' does not exist on type '{TYPES}{model.removeprefix('Batch')}'. "
+                "Make sure to only use property names that are defined by the type.",
+            )
         if value is None or known.read_only:
             continue
         if not known.many:
@@ -95,7 +144,7 @@ def check(model: str, body: Any, path: str = "", *, lenient: bool = False) -> di
         if known.required and not known.read_only and name not in kept:
             where = f"{path}.{name}" if path else name
             raise BatchError(
-                "MissingRequiredProperty", f"The required property {where} is missing.", values={"Name": where}
+                "MissingRequiredProperty", f"The required property {where} is missing.", values={"PropertyName": where}
             )
     for name in SECRETS & kept.keys():
         del kept[name]
@@ -113,16 +162,24 @@ def without_secrets(kept: Any) -> Any:
     return [without_secrets(value) for value in kept] if isinstance(kept, list) else kept
 
 
+def _today(model: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Give the properties of older versions the names and places that they have today."""
+    body = {_RENAMED.get((model, name), name): value for name, value in body.items()}
+    if model == "DataDisk" and "storageAccountType" in body:
+        body.setdefault("managedDisk", {"storageAccountType": body.pop("storageAccountType")})
+    return body
+
+
 def _wrong(where: str, wanted: str) -> BatchError:
-    return BatchError("InvalidRequestBody", f"The property {where} must be {wanted}.", values={"Name": where})
+    return BatchError("InvalidRequestBody", f"The property {where} must be {wanted}.")
 
 
 def _short(value: str, longest: int, where: str) -> None:
     if len(value) > longest:
         raise BatchError(
             "InvalidPropertyValue",
-            f"The property {where} has {len(value)} characters, and may have {longest}.",
-            values={"PropertyName": where, "Reason": f"It cannot be more than {longest} characters"},
+            f"The property {where} has {len(value)} characters. It cannot be more than {longest} characters",
+            values={"PropertyName": where},
         )
 
 
@@ -159,7 +216,9 @@ def _enumerated(name: str, value: Any, where: str) -> str:
     if found is None:
         allowed = ", ".join(values.values())
         raise BatchError(
-            "InvalidPropertyValue", f"The property {where} must be one of {allowed}.", values={"Name": where}
+            "InvalidPropertyValue",
+            f"The property {where} must be one of {allowed}.",
+            values={"PropertyName": where, "PropertyValue": str(value)[:80]},
         )
     return found
 
@@ -187,8 +246,11 @@ def _other(kind: str, value: Any, where: str) -> Any:
         except (OverflowError, ValueError):
             wanted = "an ISO 8601 " + ("duration" if kind == "duration" else "time")
             raise BatchError(
-                "InvalidPropertyValue", f"The property {where} must be {wanted}.", values={"Name": where}
+                "InvalidPropertyValue",
+                f"The property {where} must be {wanted}.",
+                values={"PropertyName": where, "PropertyValue": str(value)[:80]},
             ) from None
+        return times.shortest(value) if kind == "duration" else value
     return value
 
 

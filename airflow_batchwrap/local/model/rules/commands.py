@@ -7,6 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+from airflow_batchwrap.local.model.rules import defaults
 from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -25,8 +26,6 @@ MOST_RESOURCES = 32_768
 
 #: Azure Storage: a container's name.
 CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root")
-
-_USER = {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}}
 
 
 def _no_identity(body: dict[str, Any], where: str) -> None:
@@ -122,9 +121,7 @@ def start_task(body: dict[str, Any]) -> None:
     :raises BatchError: something cannot be.
     """
     command(body)
-    body.setdefault("userIdentity", _USER)
-    body.setdefault("maxTaskRetryCount", 0)
-    body.setdefault("waitForSuccess", True)
+    defaults.task(body)
     number(body, "maxTaskRetryCount", -1, 2**31 - 1)
 
 
@@ -138,7 +135,7 @@ def preparation_task(body: dict[str, Any]) -> None:
     command(body)
     constraints(body)
     body.setdefault("waitForSuccess", True)
-    body.setdefault("userIdentity", _USER)
+    defaults.user(body)
     body.setdefault("rerunOnNodeRebootAfterSuccess", True)
 
 
@@ -154,7 +151,7 @@ def release_task(body: dict[str, Any]) -> None:
     if times.parse_duration(body["maxWallClockTime"]) > times.parse_duration(RELEASE):
         raise invalid("jobReleaseTask.maxWallClockTime", "it must not be longer than 15 minutes.")
     body.setdefault("retentionTime", RETENTION)
-    body.setdefault("userIdentity", _USER)
+    defaults.user(body)
 
 
 def manager_task(body: dict[str, Any], retries: int) -> None:
@@ -196,4 +193,4 @@ def user(body: dict[str, Any]) -> None:
 
     :param body: the task's body.
     """
-    body.setdefault("userIdentity", _USER)
+    defaults.user(body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_batchwrap.local.model.rules import commands
+from airflow_batchwrap.local.model.rules import commands, defaults
 from airflow_batchwrap.local.model.rules.values import invalid, legal_id, number
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -71,3 +71,6 @@ def _pool_info(pool: dict[str, Any], scheduled: bool) -> None:
         raise invalid(f"{where}.poolLifetimeOption", "jobschedule is for job schedules alone.")
     if "pool" not in specification:
         raise BatchError("MissingRequiredProperty", f"The required property {where}.pool is missing.")
+    defaults.auto_pool(specification)
+    if "startTask" in specification["pool"]:
+        commands.start_task(specification["pool"]["startTask"])

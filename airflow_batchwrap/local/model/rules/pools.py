@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_batchwrap.local.model.rules import commands
+from airflow_batchwrap.local.model.rules import commands, defaults
 from airflow_batchwrap.local.model.rules.commands import MOST_SLOTS
 from airflow_batchwrap.local.model.rules.values import invalid, number
 from airflow_batchwrap.local.wire import times
@@ -15,6 +15,8 @@ from airflow_batchwrap.local.wire.errors import BatchError
 MOST_NODES = 1000
 #: Learn: resizeTimeout is at least 5 minutes.
 SHORTEST_RESIZE = 300.0
+#: Learn: a resize that names no timeout has one of 15 minutes.
+RESIZE = "PT15M"
 
 
 def prepare(body: dict[str, Any]) -> None:
@@ -27,17 +29,15 @@ def prepare(body: dict[str, Any]) -> None:
     number(body, "targetLowPriorityNodes", 0, MOST_NODES)
     number(body, "taskSlotsPerNode", 1, MOST_SLOTS)
     if "virtualMachineConfiguration" not in body:
+        if "cloudServiceConfiguration" in body:
+            raise BatchError("CloudServiceConfigurationRetired")
         raise BatchError(
             "MissingRequiredProperty",
             "The required property virtualMachineConfiguration is missing.",
-            values={"Name": "virtualMachineConfiguration"},
+            values={"PropertyName": "virtualMachineConfiguration"},
         )
+    defaults.pool(body)
     resize_timeout(body)
-    body.setdefault("resizeTimeout", "PT15M")
-    body.setdefault("taskSlotsPerNode", 1)
-    body.setdefault("taskSchedulingPolicy", {"nodeFillType": "Spread"})
-    body.setdefault("enableInterNodeCommunication", False)
-    body.setdefault("enableAutoScale", False)
     if "startTask" in body:
         commands.start_task(body["startTask"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from airflow_batchwrap.local.model.rules import jobs
@@ -14,13 +13,13 @@ SHORTEST = 60.0
 
 
 def check(body: dict[str, Any]) -> None:
-    """Check a job schedule's body.
+    """Check a job schedule's body, and fill in the defaults of its jobs.
 
-    :param body: the body, but for the id; it stays as it is.
+    :param body: the body, but for the id.
     :raises BatchError: something cannot be.
     """
     _configuration(body["schedule"])
-    _specification(body["jobSpecification"])
+    jobs.prepare(body["jobSpecification"], scheduled=True)
 
 
 def _configuration(body: dict[str, Any]) -> None:
@@ -30,8 +29,3 @@ def _configuration(body: dict[str, Any]) -> None:
     until, after = body.get("doNotRunUntil"), body.get("doNotRunAfter")
     if until is not None and after is not None and times.parse_iso(until) > times.parse_iso(after):
         raise invalid("schedule.doNotRunAfter", "it must not be before doNotRunUntil.")
-
-
-def _specification(body: dict[str, Any]) -> None:
-    # What is missing is filled in for each job, so that the schedule comes back as it was sent.
-    jobs.prepare(copy.deepcopy(body), scheduled=True)

@@ -46,8 +46,8 @@ def _instances(body: dict[str, Any]) -> None:
     if not settings["coordinationCommandLine"].strip():
         raise invalid("multiInstanceSettings.coordinationCommandLine", "it must not be empty.")
     commands.resource_files(settings, "commonResourceFiles")
-    if "requiredSlots" in body:
-        raise invalid("requiredSlots", "a multi-instance task has none.")
+    if body.get("requiredSlots", 1) != 1:
+        raise invalid("requiredSlots", "a multi-instance task has 1.")
 
 
 def _dependencies(job: Job, body: dict[str, Any]) -> None:

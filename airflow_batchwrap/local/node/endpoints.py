@@ -1,0 +1,115 @@
+"""The inbound endpoints of nodes: which a pool gives its nodes, and the doors that lead to them.
+
+Each node has an address of its own on the loopback interface. A node's endpoint is reached at that address and the
+frontend port that the node's number picks from the range; it leads to the backend port at the same address. So two
+nodes of one pool may listen on one backend port, where their tasks listen at their own address (`ADDRESS`) and not at
+all addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+#: The variable that tells a command its node's address. Azure has none of its kind: there, listen at 0.0.0.0.
+ADDRESS = "LOCAL_BATCH_NODE_ADDRESS"
+_CHUNK = 64 * 1024
+
+
+def of_pool(body: dict[str, Any], index: int, address: str) -> list[dict[str, Any]]:
+    """The inbound endpoints that a pool gives one of its nodes.
+
+    :param body: the pool.
+    :param index: the node's number in its pool, from 0.
+    :param address: the node's address.
+    :return: the endpoints as a node shows them; the address stands for the name too, which nothing here would resolve.
+    """
+    asked = body.get("networkConfiguration", {}).get("endpointConfiguration", {}).get("inboundNATPools", ())
+    return [
+        {
+            "name": f"{one['name']}.{index}",
+            "protocol": one["protocol"],
+            "publicIPAddress": address,
+            "publicFQDN": address,
+            "frontendPort": one["frontendPortRangeStart"] + index,
+            "backendPort": one["backendPort"],
+        }
+        for one in asked
+        if one["frontendPortRangeStart"] + index <= one["frontendPortRangeEnd"]
+    ]
+
+
+class Doors:
+    """Lets connections to the frontend ports of nodes through to their backend ports."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, list[asyncio.Server]] = {}
+
+    async def open(self, node: str, endpoints: list[dict[str, Any]]) -> None:
+        """Open a node's doors; those that are open stay so.
+
+        :param node: the node's id.
+        :param endpoints: what `of_pool` gives. UDP has no doors, and no port needs one that leads to itself.
+        """
+        if node in self._servers or not endpoints:
+            return
+        servers = self._servers[node] = []
+        for one in endpoints:
+            address, port = one["publicIPAddress"], one["frontendPort"]
+            if one["protocol"] != "tcp" or port == one["backendPort"]:
+                continue
+            try:
+                server = await asyncio.start_server(_through(address, one["backendPort"]), address, port)
+            except OSError as error:
+                log.warning("The inbound endpoint %s of node %s cannot be opened: %s.", one["name"], node, error)
+                continue
+            if self._servers.get(node) is not servers:
+                # The node went meanwhile.
+                server.close()
+                return
+            servers.append(server)
+
+    def close(self, node: str) -> None:
+        """Close a node's doors; connections that were made go on until one side ends them.
+
+        :param node: the node's id; one without doors is no error.
+        """
+        for server in self._servers.pop(node, ()):
+            server.close()
+
+    def close_all(self) -> None:
+        """Close all doors."""
+        for node in list(self._servers):
+            self.close(node)
+
+
+def _through(address: str, port: int) -> Any:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(address, port)
+        except OSError:
+            # As on Azure while nothing listens: the connection ends.
+            writer.close()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_copy(reader, inner_writer))
+                group.create_task(_copy(inner_reader, writer))
+        finally:
+            for end in (writer, inner_writer):
+                end.close()
+
+    return connected
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := await reader.read(_CHUNK):
+            writer.write(chunk)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
