@@ -262,7 +262,7 @@ class Tasks:
 
         :param task: the task, in any state but completed.
         """
-        self.complete(task, Outcome(None, TaskFailed("TaskEnded", "The task was ended by request.").failure))
+        self.complete(task, Outcome(None, TaskFailed("TaskEnded", "Task Was Ended by User Request").failure))
 
     def terminate(self, task: Task) -> None:
         """End a task by request: a running one is killed, a waiting one never runs.
