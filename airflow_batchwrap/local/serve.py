@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import errno
+import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ import uvicorn
 
 from airflow_batchwrap.local import hosts
 from airflow_batchwrap.local.api.accesslog import AccessLog
-from airflow_batchwrap.local.api.connection import Connection
+from airflow_batchwrap.local.api.connection import Connection, most_of
 from airflow_batchwrap.local.config import Config
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError, is_published
@@ -132,6 +134,9 @@ def serve(
         patience=patience,
     )
     Connection.request_time = request_time
+    Connection.most = most_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # It warns of every malformed request: anybody could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with contextlib.ExitStack() as files:
         log = _lines("access log", access_log, files, listener)
         long_turns = _lines("file of long turns", turns, files, listener)
@@ -189,6 +194,8 @@ async def _serve_world(
             log_config=None,
             access_log=False,
             server_header=False,
+            # No proxy stands before it: what is forwarded is what a client makes up.
+            proxy_headers=False,
             date_header=True,
             timeout_graceful_shutdown=1,
             # Longer than clients keep a connection: one that meets our closing of it fails.
