@@ -65,6 +65,14 @@ def head(
     return f"{method} {path}?{urlencode(asked)} HTTP/1.1\r\n{text}\r\n".encode()
 
 
+def status_of(connection: socket.socket) -> int:
+    """The status of an answer, which is read to its end: the connection can be used again."""
+    with contextlib.closing(http.client.HTTPResponse(connection)) as answer:
+        answer.begin()
+        answer.read()
+        return answer.status
+
+
 def ask(service: LocalService, request: bytes) -> tuple[int, bytes]:
     """Send bytes as they are, and read the answer; 0 where the connection was closed without one."""
     with connect(service) as connection:

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from airflow_batchwrap.local import runner
 from tests.support import stalls
-from tests.support.raw import ask, connect, head, page, signed
+from tests.support.raw import ask, connect, head, page, signed, status_of
 from tests.support.stalls import Watched
 from tests.support.wire import Services, Wire
 
@@ -124,26 +125,31 @@ def test_requests_far_ahead_of_their_answers_are_refused(watched: Watched) -> No
     watched.no_stall()
 
 
-def test_idle_strangers_make_room_for_clients(services: Services, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["--plain-http", "--tls"])
+def test_idle_strangers_make_room_for_clients(tmp_path: Path, option: str) -> None:
     # Half of so few files as a process may open are soon taken.
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
     try:
-        wire = services(tmp_path / "data")
+        service = runner.launch(tmp_path / "data", [option])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    with contextlib.ExitStack() as stack:
-        known = stack.enter_context(connect(wire.service))
-        request = head(wire.service, "GET", "/jobs")
-        known.sendall(request)
-        assert b"200 OK" in known.recv(64 * 1024)
-        for _ in range(400):
-            stack.enter_context(connect(wire.service))
-        assert signed(wire.service, "GET", "/jobs")[0] == 200
-        known.sendall(request)
-        assert b"200 OK" in known.recv(64 * 1024)
-        assert len(psutil.Process(wire.service.pid).net_connections()) < 110
-    assert "Traceback" not in (wire.service.data / "service.log").read_text()
+    try:
+        with contextlib.ExitStack() as stack:
+            known = stack.enter_context(connect(service))
+            request = head(service, "GET", "/jobs")
+            known.sendall(request)
+            assert status_of(known) == 200
+            # Over TLS they do not even begin to speak it.
+            for _ in range(400):
+                stack.enter_context(socket.create_connection(known.getpeername(), timeout=20))
+            assert signed(service, "GET", "/jobs")[0] == 200
+            known.sendall(request)
+            assert status_of(known) == 200
+            assert len(psutil.Process(service.pid).net_connections()) < 110
+    finally:
+        service.stop()
+    assert "Traceback" not in (service.data / "service.log").read_text()
 
 
 @pytest.mark.parametrize(
