@@ -6,7 +6,9 @@ import asyncio
 import base64
 import contextlib
 import errno
+import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator, Sequence
@@ -18,8 +20,9 @@ import uvicorn
 
 from airflow_batchwrap.local import hosts
 from airflow_batchwrap.local.api.accesslog import AccessLog
-from airflow_batchwrap.local.api.connection import Connection
+from airflow_batchwrap.local.api.connection import Connection, most_of
 from airflow_batchwrap.local.config import Config
+from airflow_batchwrap.local.doorman import Doorman
 from airflow_batchwrap.local.faults import Faults
 from airflow_batchwrap.local.home import Home, HomeError, is_published
 from airflow_batchwrap.local.identity import Identity
@@ -42,9 +45,29 @@ else:
 class _Server(uvicorn.Server):
     """uvicorn's server, which leaves the signals to us: its own way ends the process by the signal it got."""
 
+    _doorman: Doorman | None = None
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen: over TLS by a `Doorman` of our own."""
+        if self.config.ssl is None or not sockets:
+            await super().startup(sockets)
+            return
+        make = partial(Connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        self._doorman = Doorman(sockets[0], self.config.ssl, make, max(1, Connection.most // 2))
+        self._doorman.open()
+        # None that uvicorn has made.
+        self.servers = []
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let nobody in any more, and end what is under way."""
+        if self._doorman is not None:
+            self._doorman.close()
+        await super().shutdown(sockets)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -132,6 +155,9 @@ def serve(
         patience=patience,
     )
     Connection.request_time = request_time
+    Connection.most = most_of(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    # It warns of every malformed request: anybody could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     with contextlib.ExitStack() as files:
         log = _lines("access log", access_log, files, listener)
         long_turns = _lines("file of long turns", turns, files, listener)
@@ -189,6 +215,8 @@ async def _serve_world(
             log_config=None,
             access_log=False,
             server_header=False,
+            # No proxy stands before it: what is forwarded is what a client makes up.
+            proxy_headers=False,
             date_header=True,
             timeout_graceful_shutdown=1,
             # Longer than clients keep a connection: one that meets our closing of it fails.

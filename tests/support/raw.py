@@ -41,13 +41,16 @@ def head(
     """The head of a signed request.
 
     :param query: query parameters beside the api-version.
-    :param headers: more headers, with underscores for hyphens; ``length`` is what is signed and sent as the length.
+    :param headers: more headers, with underscores for hyphens; ``length`` is what is signed and sent as the length,
+        ``ocp_date`` as the date.
     """
-    date, kind = formatdate(usegmt=True), "application/json; odata=minimalmetadata" if body else ""
+    date = headers.pop("ocp_date", formatdate(usegmt=True))
+    kind = "application/json; odata=minimalmetadata" if body else ""
     length = headers.pop("length", str(len(body)) if body or method not in ("GET", "HEAD") else "")
     encoding = headers.get("Content_Encoding", "")
     asked = {"api-version": VERSION, **(query or {})}
-    lines = [method, encoding, "", length, "", kind, "", "", "", "", "", "", f"ocp-date:{date}"]
+    since, until = headers.get("if_modified_since", ""), headers.get("if_unmodified_since", "")
+    lines = [method, encoding, "", length, "", kind, "", since, "", "", until, "", f"ocp-date:{date}"]
     lines += [f"/{service.account}{path}", *(f"{name}:{asked[name]}" for name in sorted(asked) if asked[name])]
     digest = hmac.new(base64.b64decode(service.key), "\n".join(lines).encode(), hashlib.sha256).digest()
     sent = {
@@ -60,6 +63,14 @@ def head(
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     text = "".join(f"{name}: {value}\r\n" for name, value in sent.items())
     return f"{method} {path}?{urlencode(asked)} HTTP/1.1\r\n{text}\r\n".encode()
+
+
+def status_of(connection: socket.socket) -> int:
+    """The status of an answer, which is read to its end: the connection can be used again."""
+    with contextlib.closing(http.client.HTTPResponse(connection)) as answer:
+        answer.begin()
+        answer.read()
+        return answer.status
 
 
 def ask(service: LocalService, request: bytes) -> tuple[int, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from airflow_batchwrap.local.api import account, applications, files, jobs, nodes, pools, scaling, schedules, tasks
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.api.connection import CUT
+from airflow_batchwrap.local.api.connection import CUT, KNOWN
 from airflow_batchwrap.local.store import StoreError
 from airflow_batchwrap.local.wire import auth, routes, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -27,6 +28,7 @@ DRAINED = 16 * 1024 * 1024
 
 #: Faults on purpose, and the codes they are answered with.
 _FATES = {"429": "TooManyRequests", "503": "ServerBusy"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _JSON = b"application/json; odata=minimalmetadata"
 #: Query options every operation takes, in lower case.
 _ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
@@ -96,6 +98,7 @@ class Api:
             bearer.admit(token.strip(), times.now())
         else:
             auth.verify(method, path, query_string, headers, account=config.account, key=config.key, now=times.now())
+        scope[KNOWN]()
         operation, parameters = routes.find(method, path)
         if bearer is not None:
             bearer.allow(operation)
@@ -159,8 +162,10 @@ async def _send(send: Send, method: str, reply: Reply, status: int, asked: dict[
     if "Content-Length" not in reply.headers and status not in (204, 304):
         headers["Content-Length"] = str(len(payload))
     headers |= reply.headers
+    # Names that clients give stand in some: none of them ends a header, or begins another.
     raw: list[tuple[bytes, bytes]] = [
-        (name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in headers.items()
+        (name.encode("latin-1"), _CONTROL.sub("?", value).encode("latin-1", "replace"))
+        for name, value in headers.items()
     ]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     if reply.stream is not None and method != "HEAD":

@@ -109,7 +109,11 @@ class Call:
             if large:
                 gc.disable()
             # How deep it may be nested is for the schema to say; json itself gives up before the stack does.
-            return json.loads(self.raw, parse_constant=_no_number)
+            parsed = json.loads(self.raw.decode("utf-8-sig"), parse_constant=_no_number)
+            if b"\\ud" in self.raw or b"\\uD" in self.raw:
+                # Half of a pair is no character: no file, variable or answer can hold it.
+                json.dumps(parsed, ensure_ascii=False).encode()
+            return parsed
         except (ValueError, RecursionError):
             raise BatchError("InvalidRequestBody", "The request body is not JSON.") from None
         finally:
@@ -393,5 +397,5 @@ def moment(header: str | None) -> float | None:
         return None
     try:
         return parsedate_to_datetime(header).timestamp()
-    except ValueError:
+    except (OverflowError, ValueError):
         raise BatchError("InvalidHeaderValue") from None

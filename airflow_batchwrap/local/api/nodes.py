@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, Row, numbered
@@ -116,7 +116,7 @@ async def create_node_user(call: Call) -> Reply:
         raise BatchError("NodeUserExists")
     node.users[name] = _user(body)
     call.world.store.touch(node)
-    return await call.accept(node, f"{views.url_of(call.base, node)}/users/{name}")
+    return await call.accept(node, f"{views.url_of(call.base, node)}/users/{quote(name, safe='')}")
 
 
 async def replace_node_user(call: Call) -> Reply:
@@ -126,7 +126,7 @@ async def replace_node_user(call: Call) -> Reply:
     name = _named(node, call.path["userName"])
     node.users[name] = {**_user(body), "isAdmin": node.users[name]["isAdmin"]}
     call.world.store.touch(node)
-    return await call.accept(node, f"{views.url_of(call.base, node)}/users/{name}")
+    return await call.accept(node, f"{views.url_of(call.base, node)}/users/{quote(name, safe='')}")
 
 
 async def delete_node_user(call: Call) -> Reply:

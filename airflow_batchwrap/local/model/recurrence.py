@@ -51,7 +51,7 @@ class Recurrence:
         if index < 0 or (index > 0 and self.interval is None):
             return None
         moment = self.start + index * (self.interval or 0)
-        return None if self.until is not None and moment > self.until else moment
+        return None if moment > (times.LAST if self.until is None else self.until) else moment
 
     def latest(self, now: float) -> int:
         """The last occurrence that has come; an earlier one is not made up for.

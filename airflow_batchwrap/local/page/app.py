@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from io import FileIO
@@ -23,7 +24,7 @@ from airflow_batchwrap.local.node import threads
 from airflow_batchwrap.local.page import files, ranges, show, tasks
 from airflow_batchwrap.local.page.files import LISTED, Listed, Place
 from airflow_batchwrap.local.page.guard import Guard
-from airflow_batchwrap.local.page.render import HERE, render
+from airflow_batchwrap.local.page.render import HERE, prepare, render
 from airflow_batchwrap.local.world import World
 
 #: How many of each a page shows.
@@ -57,6 +58,7 @@ class Page:
                 Route(place + "/output/{path:path}", self._output),
             ]
         page = Starlette(routes=routes, exception_handlers={HTTPException: self._failed})
+        threading.Thread(target=prepare, name="templates", daemon=True).start()
         self._guarded = Guard(page, Home(world.config.data).token(), world.config.hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,6 +11,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from airflow_batchwrap.local.api.connection import KNOWN
 from airflow_batchwrap.local.page.render import render
 
 #: Where the page is.
@@ -72,7 +73,8 @@ class Guard:
         path = scope["raw_path"].decode("latin-1").partition("?")[0]
         if path.startswith(f"{ROOT}/static/"):
             return None
-        port = host.rpartition(":")[2]
+        # Not that of the Host header, which leaves out a usual one.
+        port = str(scope["server"][1])
         name, value = f"batchwrap_page_{port}", self._cookie(port)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         if given := [each for key, each in query if key == "token"]:
@@ -80,10 +82,12 @@ class Guard:
                 return _locked(path, wrong=True)
             rest = urlencode([(key, each) for key, each in query if key != "token"])
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, status_code=303)
-            answer.set_cookie(name, value, path=ROOT, httponly=True, samesite="strict")
+            secure = scope["scheme"] == "https"
+            answer.set_cookie(name, value, path=ROOT, secure=secure, httponly=True, samesite="strict")
             return answer
         if _foreign(headers) or not _same(cookie_parser(headers.get("cookie", "")).get(name, ""), value):
             return _locked(path, wrong=False)
+        scope[KNOWN]()
         return None
 
     def _cookie(self, port: str) -> str:

@@ -146,6 +146,12 @@ def _environment() -> jinja2.Environment:
 _TEMPLATES = _environment()
 
 
+def prepare() -> None:
+    """Compile all templates, so that no first visitor of a page keeps the loop waiting for that."""
+    for name in _TEMPLATES.list_templates():
+        _TEMPLATES.get_template(name)
+
+
 def render(name: str, status: int = 200, known: str | None = None, **values: Any) -> Response:
     """Fill a template.
 

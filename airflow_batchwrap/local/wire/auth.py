@@ -103,7 +103,7 @@ def verify(
         raise BatchError("AuthenticationFailed")
     try:
         sent = parsedate_to_datetime(headers.get("ocp-date") or headers.get("date", "")).timestamp()
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise BatchError("AuthenticationFailed", "The request carries no ocp-date or date that can be read.") from None
     if abs(now - sent) > WINDOW:
         raise BatchError("AuthenticationFailed", "The request's date is more than 15 minutes off the service's clock.")

@@ -135,7 +135,11 @@ class Filter:
         if kind == "text":
             return text[1:-1].replace("''", "'")
         if kind == "number":
-            return float(text) if "." in text else int(text)
+            try:
+                return float(text) if "." in text else int(text)
+            except ValueError:
+                # Python reads no more than some thousands of digits.
+                raise _unreadable(text) from None
         if kind == "time":
             try:
                 return _Moment(times.parse_iso(text.lower().removeprefix("datetime").strip("'").upper()))
@@ -174,7 +178,10 @@ def _comparison(name: str, word: str, literal: Any) -> Test:
     def test(look: Lookup) -> bool:
         value = look(name)
         if isinstance(literal, _Moment) and isinstance(value, str):
-            value = times.parse_iso(value)
+            try:
+                value = times.parse_iso(value)
+            except ValueError:
+                return word == "ne"
         if value is None or literal is None:
             return compare(value, literal) if word in ("eq", "ne") else False
         try:

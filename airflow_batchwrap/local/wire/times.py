@@ -11,6 +11,11 @@ from email.utils import formatdate
 #: What Batch shows where no time limit was given: the longest .NET time span (seen in recorded answers).
 FOREVER = "P10675199DT2H48M5.4775807S"
 
+#: The same in seconds: no longer one is taken, as none fits into a .NET time span.
+LONGEST = 922_337_203_685.4775807
+#: The last second that has a name (the end of 9999), and the first one (the beginning of 1), since the epoch.
+LAST, FIRST = 253_402_300_799.0, -62_135_596_800.0
+
 _DURATION = re.compile(
     r"^P(?:(?P<years>\d+)Y)?(?:(?P<months>\d+)M)?(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+)D)?"
     r"(?:T(?:(?P<hours>\d+)H)?(?:(?P<minutes>\d+)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?$"
@@ -64,7 +69,11 @@ def parse_iso(text: str) -> float:
     """
     shortened = re.sub(r"(\.\d{6})\d+", r"\1", text.strip())
     moment = datetime.fromisoformat(shortened)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not FIRST <= seconds <= LAST + 1:
+        raise ValueError(f"{text!r} is in no year from 1 to 9999, in UTC")
+    # Parts of that last second are rounded up to the next.
+    return min(seconds, LAST)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -79,7 +88,10 @@ def parse_duration(text: str) -> float:
     if match is None or text in ("P", "PT") or text.endswith("T"):
         raise ValueError(f"{text!r} is no ISO 8601 duration")
     parts = match.groupdict()
-    return float(parts["seconds"] or 0) + sum(int(parts[unit] or 0) * size for unit, size in _SECONDS.items())
+    seconds = float(parts["seconds"] or 0) + sum(int(parts[unit] or 0) * size for unit, size in _SECONDS.items())
+    if seconds > LONGEST:
+        raise ValueError(f"{text!r} is longer than {FOREVER}")
+    return seconds
 
 
 @functools.lru_cache(maxsize=1024)
