@@ -72,8 +72,8 @@ def test_there_is_no_number_where_there_is_no_process() -> None:
 
 def test_orphans_are_adopted(tmp_path: Path) -> None:
     program = (
-        "import os, subprocess, sys, time; from airflow_batchwrap.local.node import owned\n"
-        "assert owned.adopt_orphans()\n"
+        "import os, subprocess, sys, time; from airflow_batchwrap.local.node import family, owned\n"
+        "assert family.adopt_orphans()\n"
         "subprocess.run(['setsid', '--fork', 'sleep', '600'], check=True)\n"
         "print(*owned.descendants(os.getpid()), flush=True)\n"
         "owned.kill(owned.descendants(os.getpid()))\n"
@@ -83,3 +83,54 @@ def test_orphans_are_adopted(tmp_path: Path) -> None:
     orphan, code = done.stdout.splitlines()
     assert orphan.isdigit()
     assert int(code) == -signal.SIGKILL
+
+
+def test_children_are_the_same_by_both_ways_to_find_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", CHILDREN]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True 200 200 []\n"
+
+
+#: More than the kernel names at once, some of them ended; then what is left when all are buried.
+CHILDREN = """
+import os, signal
+from airflow_batchwrap.local.node import family, owned
+pids = []
+for number in range(200):
+    if (pid := os.fork()) == 0:
+        if number % 3:
+            signal.pause()
+        os._exit(0)
+    pids.append(pid)
+mine = family.Family()
+found = mine.look(pids[:1])
+same = sorted(mine.children()) == sorted(owned.children(os.getpid())) == sorted(pids)
+mine.orphans[pids[0]] = 0
+mine.kill(pids)
+for _ in pids:
+    mine.bury(os.wait()[0])
+print(found and same, len(pids), len(set(pids)), list(mine.orphans))
+"""
+
+
+def test_number_given_away_tells_that_somebody_had_it() -> None:
+    program = (
+        "import os, resource, subprocess, sys\n"
+        "from airflow_batchwrap.local.node import owned\n"
+        "owned.carry(owned.tag(3, 4), sealed=True)\n"
+        "give = 'import resource; resource.setrlimit(10, (7, resource.getrlimit(10)[1])); print(1, flush=True)"
+        "; input()'\n"
+        "child = subprocess.Popen([sys.executable, '-c', give], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "input()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert owned.carried_by(parent.pid) == owned.tag(3, 4)
+        assert owned.carried_by(pid) == 0
+        assert owned.is_sealed(pid)
+        assert not owned.is_sealed(os.getpid())
+        os.kill(pid, signal.SIGKILL)
+        parent.kill()

@@ -224,3 +224,17 @@ def test_output_of_what_escaped_is_complete_before_the_task_is(wire: Wire, job: 
     size = len(wire.text(job, task.id))
     assert size
     assert len(wire.text(job, task.id)) == size
+
+
+def test_what_a_coordination_command_left_ends_with_the_task(wire: Wire, escape: Escape, tmp_path: Path) -> None:
+    job = wire.job(wire.pool(2, 1, enable_inter_node_communication=True))
+    gate = tmp_path / "gate"
+    # Both nodes' commands count up to three; whatever comes later is among what is looked at.
+    settings = m.MultiInstanceSettings(number_of_instances=2, coordination_command_line=escape.command("leave"))
+    command = f"/bin/sh -c 'until test -e \"{gate}\"; do sleep 0.02; done'"
+    task = wire.add(job, command, multi_instance_settings=settings)
+    wire.until(lambda: len(escape.alive()) == 6)
+    gate.touch()
+    wire.state(job, task, "completed")
+    assert escape.alive() == []
+    assert len(escape.pids()) == 6

@@ -33,7 +33,7 @@ import sys
 import time
 from typing import Any
 
-from airflow_batchwrap.local.node import family, opening, owned, spawn
+from airflow_batchwrap.local.node import family, owned, spawn
 
 #: Answers that are gathered before they are sent, so that a burst of commands does not wake the service for each.
 _GATHER = 16
@@ -82,8 +82,7 @@ class Launcher:
 
     def __init__(self, control: socket.socket, owner: int, nodes: str) -> None:
         self._control = control
-        # What is below is found from there on: a descriptor is quicker than a path, and stays the same directory.
-        self._nodes, self._length = opening.descend(nodes, ()), len(nodes) + 1
+        self._places = spawn.Places(nodes)
         # It was passed on to this program, and goes no further.
         control.set_inheritable(False)
         self._owner, self._count = owner, 0
@@ -157,7 +156,7 @@ class Launcher:
     def _start(
         self, number: int, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str
     ) -> int:
-        files = spawn.prepare(self._nodes, directory[self._length :], make=make, append=how == "append")
+        files = self._places.enter(directory, make=make, append=how == "append")
         self._count += 1
         carried = owned.tag(self._owner, self._count)
         try:

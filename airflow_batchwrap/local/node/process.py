@@ -32,6 +32,7 @@ _ROUNDS = 20
 _ASK, _SILENT, _LOST = 1.0, 2.0, 10.0
 #: How long the processes of an earlier service, or of a helper that was lost, may take to be gone, in seconds.
 _GONE = 10.0
+_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
 
 
 class ProgramNotFound(Exception):
@@ -110,6 +111,7 @@ class Helper(asyncio.Protocol):
         self._nodes = Path()
         self._sweeping: asyncio.Future[None] | None = None
         self._heard = 0.0
+        self._lines: list[bytes] = []
 
     async def open(self, nodes: Path | None = None) -> asyncio.WriteTransport:
         """Start the helper process, if it does not run.
@@ -150,7 +152,7 @@ class Helper(asyncio.Protocol):
         if not (self._running or self._asked or self._clearing):
             self._heard = now
         else:
-            transport.write(_line([0]))
+            self._ask([0])
             if now > self._heard + _LOST:
                 log.error("The helper process has been silent for %g s: it is ended, and another one started.", _LOST)
                 process.kill()
@@ -186,12 +188,24 @@ class Helper(asyncio.Protocol):
         """
         if any("\0" in text for text in arguments):
             raise LaunchFailed("an argument holds a null character")
-        transport = self._transport or await self.open()
+        if self._transport is None:
+            await self.open()
         self._number += 1
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked[self._number] = answer
-        transport.write(_line([self._number, arguments, environment, str(directory), make, how]))
+        self._ask([self._number, arguments, environment, str(directory), make, how])
         return await answer
+
+    def _ask(self, message: list[Any]) -> None:
+        """Ask the helper process, once for all that is asked in the same turn of the loop."""
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._lines.append(_ENCODE(message).encode())
+
+    def _send(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines and self._transport is not None:
+            self._transport.write(b"\n".join([*lines, b""]))
 
     def kill(self, pid: int) -> None:
         """Kill a command with all it started; one that has ended is no error.
@@ -199,7 +213,7 @@ class Helper(asyncio.Protocol):
         :param pid: the command's process id.
         """
         if self._transport is not None:
-            self._transport.write(_line([pid]))
+            self._ask([pid])
 
     async def clear(self, directory: Path) -> None:
         """End what commands started, and wait until it is gone.
@@ -212,7 +226,7 @@ class Helper(asyncio.Protocol):
         elif self._transport is not None:
             self._number += 1
             cleared = self._clearing[self._number] = asyncio.get_running_loop().create_future()
-            self._transport.write(_line([self._number, str(directory)]))
+            self._ask([self._number, str(directory)])
             await cleared
 
     def data_received(self, data: bytes) -> None:
@@ -244,7 +258,7 @@ class Helper(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         """Tell all who wait that nothing more will come, and end what nobody watches any more."""
-        self._transport = None
+        self._transport, self._lines = None, []
         asked, self._asked = self._asked, {}
         running, self._running = self._running, {}
         clearing, self._clearing = self._clearing, {}
@@ -271,9 +285,6 @@ def _tell(cleared: asyncio.Future[None], _: asyncio.Future[None]) -> None:
         cleared.set_result(None)
 
 
-_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
-
-
 def _end_helper(helper: subprocess.Popen[bytes], nodes: Path) -> None:
     """Wait for a helper process that ends what its commands started, and do it in its place if it does not."""
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -281,10 +292,6 @@ def _end_helper(helper: subprocess.Popen[bytes], nodes: Path) -> None:
         helper.wait(_LOST)
         return
     end_all(nodes, helper)
-
-
-def _line(message: list[Any]) -> bytes:
-    return _ENCODE(message).encode() + b"\n"
 
 
 def _failure(number: int, what: str) -> Exception:

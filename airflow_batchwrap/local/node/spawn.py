@@ -33,54 +33,78 @@ class Failed(Exception):
         super().__init__(what)
 
 
-def prepare(nodes: int, directory: str, *, make: bool, append: bool) -> list[int]:
-    """Go to where a command is to work.
+class Places:
+    """Where commands work: the directories of tasks, and the files of their output.
 
-    :param nodes: a descriptor of the directory of all nodes.
-    :param directory: the task's directory, relative to it.
-    :param make: make it first; it must not be there yet.
-    :param append: keep earlier output.
-    :return: the open files of its output.
-    :raises Failed: that cannot be done.
+    :param nodes: the directory of all nodes.
     """
-    files: list[int] = []
-    others: list[int] = []
-    try:
-        # By descriptors: other tasks of the node may put a link or a pipe anywhere on the way.
-        others.append(here := _make(nodes, directory) if make else opening.descend(nodes, directory.split("/")))
-        for name in _OUTPUT:
-            # Not at once: what is open so far has to be closed if the next one fails.
-            files.append(opening.writing(here, name, append=append))  # noqa: PERF401
-        # The command is started from where it is to work: a child cannot be told to go there.
-        others.append(working := os.open("wd", opening.WAY, dir_fd=here))
-        os.fchdir(working)
-    except OSError as error:
-        others += files
-        raise Failed("directory", error.errno or errno.EIO) from None
-    finally:
-        for each in others:
-            os.close(each)
-    return files
 
+    def __init__(self, nodes: str) -> None:
+        # What is below is found from there on: a descriptor is quicker than a path, and stays the same directory.
+        self._nodes, self._length = opening.descend(nodes, ()), len(nodes) + 1
+        # The directory that the last task was made in: tasks of a job follow each other.
+        self._above, self._way, self._known = "", -1, (0, 0)
 
-def _make(nodes: int, directory: str) -> int:
-    *above, name = directory.split("/")
-    try:
-        way = opening.descend(nodes, above)
-    except FileNotFoundError:
-        way = opening.descend(nodes, above, make=True)
-    try:
+    def enter(self, directory: str, *, make: bool, append: bool) -> list[int]:
+        """Go to where a command is to work.
+
+        :param directory: the task's directory.
+        :param make: make it first; it must not be there yet.
+        :param append: keep earlier output.
+        :return: the open files of its output.
+        :raises Failed: that cannot be done.
+        """
+        files: list[int] = []
+        others: list[int] = []
+        below = directory[self._length :]
+        try:
+            # By descriptors: other tasks of the node may put a link or a pipe anywhere on the way.
+            here = self._make(below) if make else opening.descend(self._nodes, below.split("/"))
+            others.append(here)
+            for name in _OUTPUT:
+                # Not at once: what is open so far has to be closed if the next one fails.
+                files.append(opening.writing(here, name, append=append))  # noqa: PERF401
+            # The command is started from where it is to work: a child cannot be told to go there.
+            others.append(working := os.open("wd", opening.WAY, dir_fd=here))
+            os.fchdir(working)
+        except OSError as error:
+            others += files
+            raise Failed("directory", error.errno or errno.EIO) from None
+        finally:
+            for each in others:
+                os.close(each)
+        return files
+
+    def _make(self, below: str) -> int:
+        above, _, name = below.rpartition("/")
+        way = self._to(above)
         os.mkdir(name, dir_fd=way)
         here = os.open(name, opening.WAY, dir_fd=way)
-    finally:
-        os.close(way)
-    try:
-        os.mkdir("wd", dir_fd=here)
-        os.mkdir("certs", dir_fd=here)
-    except BaseException:
-        os.close(here)
-        raise
-    return here
+        try:
+            os.mkdir("wd", dir_fd=here)
+            os.mkdir("certs", dir_fd=here)
+        except BaseException:
+            os.close(here)
+            raise
+        return here
+
+    def _to(self, above: str) -> int:
+        if above == self._above:
+            # Whatever the path goes through: no other directory has that one's number as long as it is open.
+            with contextlib.suppress(OSError):
+                found = os.stat(above, dir_fd=self._nodes)
+                if (found.st_dev, found.st_ino) == self._known:
+                    return self._way
+        parts = above.split("/")
+        try:
+            way = opening.descend(self._nodes, parts)
+        except FileNotFoundError:
+            way = opening.descend(self._nodes, parts, make=True)
+        if self._above:
+            os.close(self._way)
+        status = os.fstat(way)
+        self._above, self._way, self._known = above, way, (status.st_dev, status.st_ino)
+        return way
 
 
 def spawn(arguments: list[str], environment: dict[str, str], null: int, files: list[int]) -> int:
