@@ -216,44 +216,43 @@ def test_stop_is_quick_and_leaves_no_process(own: Callable[[], Wire], how: signa
             wire.state(job, task, "running")
 
 
-#: What a service cannot read, of each kind of which it keeps rows: a later version may have written it, or a disk.
-UNREADABLE = {
-    "pool": "UPDATE entity SET body = 'no json' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'pool')",
-    "job": "UPDATE entity SET body = '{}' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'job')",
-    "node": "UPDATE state SET state = '[]' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'node')",
-    "task": "UPDATE state SET state = 'no' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'task')",
-}
+#: What a service cannot read, of each kind of which it keeps rows: a later version may have written it, or a bad disk.
+UNREADABLE = """
+    UPDATE entity SET body = 'no json' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'pool');
+    UPDATE entity SET body = '{"' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'job');
+    UPDATE state SET state = '[]' WHERE uid = (SELECT max(uid) FROM entity WHERE kind = 'node');
+    UPDATE state SET state = 'no' WHERE uid = (SELECT max(uid) FROM entity WHERE kind = 'task');
+"""
 
 
 def test_what_cannot_be_resumed_keeps_nothing_else_from_it(own: Callable[[], Wire]) -> None:
     wire = own()
-    first, second = wire.pool(2), wire.pool(1)
+    first, second = wire.pool(2), wire.pool(2)
     broken, fine = wire.job(first), wire.job(second)
     for job in (broken, fine):
         wire.run(job, "/bin/echo before")
-    for kind, statement in UNREADABLE.items():
-        wire.service.stop()
-        state = wire.service.data / "state.sqlite"
-        shutil.copy(state, state.with_name("kept.sqlite"))
-        with contextlib.closing(sqlite3.connect(state)) as database:
-            database.execute(statement)
-            database.commit()
-        wire = own()
-        assert wire.run(fine, f"/bin/echo after {kind}").execution_info is not None
-        assert f"The {kind} " in (wire.service.data / "service.log").read_text()
-        assert "cannot be resumed" in (wire.service.data / "service.log").read_text()
-        # It was left in the store, with all that belongs to it: once it can be read, it is there again.
-        wire.service.stop()
-        with contextlib.closing(sqlite3.connect(state)) as database:
-            database.execute("ATTACH ? AS kept", (str(state.with_name("kept.sqlite")),))
-            for table in ("entity", "state"):
-                database.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM kept.{table}")  # noqa: S608 - our own names
-            database.commit()
-        wire = own()
-        wire.nodes(first, 2, "idle")
-        assert [task.state for task in wire.client.list_tasks(broken)] == ["completed"]
-        # The lines of this kind are not those of the next.
-        (wire.service.data / "service.log").write_text("")
+    wire.service.stop()
+    state = wire.service.data / "state.sqlite"
+    shutil.copy(state, state.with_name("kept.sqlite"))
+    with contextlib.closing(sqlite3.connect(state)) as database:
+        database.executescript(UNREADABLE)
+    wire = own()
+    log = (wire.service.data / "service.log").read_text()
+    assert log.count("cannot be resumed; it is left as it is, and the rest goes on") == 4
+    assert [pool.id for pool in wire.client.list_pools()] == [second]
+    assert wire.text(fine, wire.run(fine, "/bin/echo after").id) == "after\n"
+    # All was left in the store, with what belongs to it: once it can be read, it is there again.
+    wire.service.stop()
+    with contextlib.closing(sqlite3.connect(state)) as database:
+        database.execute("ATTACH ? AS kept", (str(state.with_name("kept.sqlite")),))
+        for table in ("entity", "state"):
+            database.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM kept.{table}")  # noqa: S608 - our own names
+        database.commit()
+    wire = own()
+    wire.nodes(first, 2, "idle")
+    wire.nodes(second, 2, "idle")
+    assert [task.state for task in wire.client.list_tasks(broken)] == ["completed"]
+    assert len(list(wire.client.list_tasks(fine))) == 2
 
 
 def test_node_whose_directory_is_something_else_keeps_no_other_from_starting(own: Callable[[], Wire]) -> None:
