@@ -91,11 +91,11 @@ class Submission:
                 command = f". ./{protocol.SECRETS_SCRIPT}; {command}"
             command_line = models.shell_command(command)
         else:
-            command_line = models.ENGINE_COMMAND
             if self.workspace.archive is None:
                 raise ConfigError(
                     f"The workspace holds no steps, so {self.step!r} cannot run: give its set-up `steps`."
                 )
+            command_line = models.engine_command(self.workspace.archive.sha256)
             files.append(models.resource_file(hook.sas_url(self.workspace.archive, lifetime), protocol.ARCHIVE_NAME))
             if self.confidential:
                 files.append(self.secret_file(hook, lifetime))

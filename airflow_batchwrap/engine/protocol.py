@@ -4,7 +4,8 @@ Airflow's side imports this module; the engine, the weaker side, owns it. Everyt
 
 One run of a step, in the Batch task's working directory:
 
-* The archive arrives as :data:`ARCHIVE_NAME` and is started by ``python3 batchwrap.pyz``.
+* The archive arrives as :data:`ARCHIVE_NAME` and is started by ``python3 batchwrap.pyz``, once the shell that does so
+  has found that its sha256 is the one that was packed; else the exit code is :data:`EXIT_ENGINE_FAILED`.
 * The *call* says what to run. It is the value of :data:`CALL_ENV` where that is at most :data:`INLINE_CALL_LIMIT`
   bytes; a larger one is the file that :data:`CALL_FILE_ENV` names, relative to the working directory.
 * What only this Batch task may read (*secrets*) is the file that the call's ``secrets_file`` names: JSON with the

@@ -32,9 +32,25 @@ FINGERPRINT_ENV = "BATCHWRAP_FINGERPRINT"
 PREPARATION_ID = "jobpreparation"
 RELEASE_ID = "jobrelease"
 
-# An exec'ed shell child is the Batch task's own process: signals and the exit code pass through. Batch itself uses
-# no shell, so variables would not expand without one.
-ENGINE_COMMAND = f"/bin/sh -c 'exec python3 {protocol.ARCHIVE_NAME}'"
+
+def engine_command(sha256: str) -> str:
+    """Return the command line that starts the engine, if the archive that arrived is the one that was packed.
+
+    Who may write to the container of archives could put another one in its place; the command line travels by Batch
+    alone. ``sha256sum`` is part of every Linux image, ``shasum`` of macOS. An exec'ed shell child is the Batch task's
+    own process: signals and the exit code pass through. Batch itself uses no shell, so variables would not expand
+    without one.
+
+    :param sha256: the archive's digest, in hexadecimal.
+    """
+    name = protocol.ARCHIVE_NAME
+    wrong = f"batchwrap: the archive {name} that came has the sha256 ${{h%% *}} and not {sha256}: it was changed"
+    remedy = "Delete that blob, and clear the set-up task, which uploads it again"
+    return (
+        f"/bin/sh -c 'h=$({{ sha256sum {name} || shasum -a 256 {name}; }} 2>/dev/null); "
+        f'[ "${{h%% *}}" = {sha256} ] && exec python3 {name}; '
+        f'echo "{wrong}. {remedy}." >&2; exit {protocol.EXIT_ENGINE_FAILED}\''
+    )
 
 
 def shell_command(command: str) -> str:

@@ -40,7 +40,7 @@ async def open_world(config: Config) -> World:
     """
     config.nodes.mkdir(parents=True, exist_ok=True)
     world = World(config, Store(config.data / "state.sqlite", config.patience))
-    recovery.load(world)
+    whole = recovery.load(world)
     await recovery.kill_leftovers(world)
     await process.HELPER.open(config.nodes)
     lifecycles = recovery.Lifecycles(
@@ -51,7 +51,7 @@ async def open_world(config: Config) -> World:
         world.schedule_control,
         world.autoscaler,
     )
-    await recovery.resume(world, lifecycles)
+    await recovery.resume(world, lifecycles, whole=whole)
     world.retention.begin()
     return world
 

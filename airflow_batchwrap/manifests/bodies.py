@@ -66,7 +66,7 @@ class Bodies:
                     item.upload_options.upload_condition = OutputFileUploadCondition.TASK_FAILURE
         pattern = models.task_options(
             "",
-            models.ENGINE_COMMAND,
+            models.engine_command(workspace.archive.sha256) if workspace.archive is not None else "",
             resource_files=[],
             output_files=outputs,
             environment={"PYTHONUTF8": "1", **environment},

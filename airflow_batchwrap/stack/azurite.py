@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import http.client
 import os
 import re
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     from airflow_batchwrap.local.tls import TlsFiles
 
 ACCOUNT = "devstoreaccount1"
-# The key that every Azurite and every Azure SDK knows: published in Azurite's README under "Default Storage Account".
-_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+# As long as the keys of Azure's storage accounts, in bytes.
+_KEY_BYTES = 64
 
 _MANIFESTS = ("package.json", "package-lock.json")
 _ENTRY = Path("node_modules/azurite/dist/src/blob/main.js")
@@ -51,8 +54,8 @@ class AzuriteService:
     url: str
     pid: int
     log: Path
+    key: str = field(repr=False)
     account: str = ACCOUNT
-    key: str = field(default=_KEY, repr=False)
     _identity: process.ProcessId | None = field(default=None, repr=False)
     _temporary: Path | None = field(default=None, repr=False)
 
@@ -75,6 +78,10 @@ def start(
 ) -> AzuriteService:
     """Start Azurite's blob service on loopback, in a session of its own, and wait until it answers.
 
+    The account's key is random, and not the one that every Azurite and every SDK knows: any user of this machine could
+    sign with that one, and put other content in the place of what steps run. It is kept beside the data folder, for its
+    owner alone, so that addresses that were signed before a restart stay good.
+
     :param data: the folder that keeps its blobs; None for a temporary one, removed by ``stop()``.
     :param port: the port; 0 for a free one, which Azurite takes from the system itself.
     :param log: the file for its output; by default ``azurite.log`` beside the data folder.
@@ -88,6 +95,8 @@ def start(
     temporary = Path(tempfile.mkdtemp(prefix="batchwrap-azurite-")) if data is None else None
     folder = (data if temporary is None else temporary / "data") or Path()
     folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    key = _key(key_file(folder))
     log = (log or folder.absolute().parent / "azurite.log").absolute()
     offset = log.stat().st_size if log.exists() else 0
     # --loose and --skipApiVersionCheck: today's azure-storage-blob sends an API version unknown to this Azurite.
@@ -95,18 +104,50 @@ def start(
     options += ["--blobPort", str(port), "--blobKeepAliveTimeout", str(_KEEP_ALIVE_SECONDS), "--location", str(folder)]
     if tls is not None:
         options += ["--oauth", "basic", "--cert", str(tls.certificate), "--key", str(tls.key)]
-    # Azurite reads its accounts from the environment, where there are any.
+    # Azurite reads its accounts from the environment; only the process's owner may read that (README, "Customized
+    # Storage Accounts & Keys": https://github.com/Azure/Azurite#customized-storage-accounts--keys).
     env = {name: value for name, value in os.environ.items() if not name.startswith("AZURITE_")}
+    env["AZURITE_ACCOUNTS"] = f"{ACCOUNT}:{key}"
     pid = process.spawn([str(node), str(entry), *options], log=log, env=env, cwd=folder)
     identity = process.ProcessId.of(pid)
-    service = AzuriteService("", pid, log, _identity=identity, _temporary=temporary)
+    service = AzuriteService("", pid, log, key, _identity=identity, _temporary=temporary)
     try:
         found = _wait_for_port(service, offset, port, timeout, secure=tls is not None)
         url = f"{'http' if tls is None else 'https'}://127.0.0.1:{found}/{ACCOUNT}"
     except BaseException:
         service.stop()
         raise
-    return AzuriteService(url, pid, log, _identity=identity, _temporary=temporary)
+    return AzuriteService(url, pid, log, key, _identity=identity, _temporary=temporary)
+
+
+def key_file(data: Path) -> Path:
+    """Return the file that keeps the key of the account.
+
+    :param data: the folder of its blobs.
+    """
+    return data.with_name(f"{data.name}.key")
+
+
+def _key(path: Path) -> str:
+    """Read the account's key, made the first time."""
+    if path.exists():
+        path.chmod(0o600)
+        key = path.read_text().strip()
+        with contextlib.suppress(ValueError):
+            if len(base64.b64decode(key, validate=True)) >= _KEY_BYTES:
+                return key
+        raise ConfigError(
+            f"The key of Azurite's account in {path} cannot be used: it is not {_KEY_BYTES} bytes in base64. Remove "
+            "the file, and a new key is made."
+        )
+    key = base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
+    # Under a temporary name first: a file that is there holds a whole key.
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(f"{key}\n")
+    unfinished.rename(path)
+    return key
 
 
 def _wait_for_port(service: AzuriteService, offset: int, wanted: int, timeout: float, *, secure: bool) -> int:

@@ -6,6 +6,7 @@ import concurrent.futures
 import datetime
 import http.server
 import ssl
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from azure.core.exceptions import ServiceRequestError
+from azure.core.exceptions import HttpResponseError, ServiceRequestError
 from azure.storage.blob import BlobServiceClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -84,6 +85,44 @@ def test_over_tls_it_is_trusted_by_its_authority(tmp_path: Path) -> None:
 def test_key_stays_out_of_the_representation(azurite: AzuriteService) -> None:
     assert azurite.key
     assert azurite.key not in repr(azurite)
+
+
+#: Azurite's README, "Default Storage Account".
+PUBLISHED = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def test_key_is_random_and_kept_for_its_owner(tmp_path: Path) -> None:
+    service = runner.start(tmp_path / "data")
+    try:
+        assert service.key != PUBLISHED
+        with (
+            BlobServiceClient(
+                service.url, {"account_name": service.account, "account_key": PUBLISHED}, retry_total=0
+            ) as stranger,
+            pytest.raises(HttpResponseError, match="AuthorizationFailure"),
+        ):
+            stranger.create_container("theirs")
+        with BlobServiceClient.from_connection_string(service.connection_string) as client:
+            client.create_container("kept")
+    finally:
+        service.stop()
+    file = tmp_path / "data.key"
+    assert file.read_text().strip() == service.key
+    assert (stat.S_IMODE(file.stat().st_mode), stat.S_IMODE((tmp_path / "data").stat().st_mode)) == (0o600, 0o700)
+    again = runner.start(tmp_path / "data")
+    try:
+        assert again.key == service.key
+        with BlobServiceClient.from_connection_string(again.connection_string) as client:
+            assert [container.name for container in client.list_containers()] == ["kept"]
+    finally:
+        again.stop()
+
+
+@pytest.mark.parametrize("key", ["", "short", "bm90IGVub3VnaA==", "!" * 88])
+def test_key_that_is_none_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "data.key").write_text(key)
+    with pytest.raises(ConfigError, match=r"data\.key cannot be used.*Remove the file"):
+        runner.start(tmp_path / "data")
 
 
 def test_half_done_installation_is_redone_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

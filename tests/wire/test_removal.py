@@ -94,6 +94,7 @@ def test_service_starts_whatever_a_task_left(own: Callable[[], Wire], deep: Call
     (root / "workitems" / job / "job-1" / task.id / "wd").rename(root.parent / "unknown")
     wire.service.stop()
     wire = own()
-    assert {path.name for path in (wire.service.data / "nodes").iterdir()} == {root.name}
+    # The service does not wait for it.
+    wire.until(lambda: {path.name for path in (wire.service.data / "nodes").iterdir()} == {root.name})
     wire.run(job, "/bin/true")
     assert "Traceback" not in (wire.service.data / "service.log").read_text()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +131,8 @@ def crash(services: Callable[[Path], Wire], tmp_path_factory: pytest.TempPathFac
     data = tmp_path_factory.mktemp("crash")
     before = begin(services(data))
     kill(before.wire)
-    assert [process.is_running() for process in before.old] == [True] * 3
+    # The helper may have ended them by now, or not yet.
+    assert len(before.old) == 3
     (before.wire.root(before.nodes[0]) / "shared" / "go").touch()
     before.wire = services(data)
     return before
@@ -210,3 +214,61 @@ def test_stop_is_quick_and_leaves_no_process(own: Callable[[], Wire], how: signa
         wire = own()
         for task in tasks:
             wire.state(job, task, "running")
+
+
+#: What a service cannot read, of each kind of which it keeps rows: a later version may have written it, or a bad disk.
+UNREADABLE = """
+    UPDATE entity SET body = 'no json' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'pool');
+    UPDATE entity SET body = '{"' WHERE uid = (SELECT min(uid) FROM entity WHERE kind = 'job');
+    UPDATE state SET state = '[]' WHERE uid = (SELECT max(uid) FROM entity WHERE kind = 'node');
+    UPDATE state SET state = 'no' WHERE uid = (SELECT max(uid) FROM entity WHERE kind = 'task');
+"""
+
+
+def test_what_cannot_be_resumed_keeps_nothing_else_from_it(own: Callable[[], Wire]) -> None:
+    wire = own()
+    first, second = wire.pool(2), wire.pool(2)
+    broken, fine = wire.job(first), wire.job(second)
+    for job in (broken, fine):
+        wire.run(job, "/bin/echo before")
+    wire.service.stop()
+    state = wire.service.data / "state.sqlite"
+    shutil.copy(state, state.with_name("kept.sqlite"))
+    with contextlib.closing(sqlite3.connect(state)) as database:
+        database.executescript(UNREADABLE)
+    wire = own()
+    log = (wire.service.data / "service.log").read_text()
+    assert log.count("cannot be resumed; it is left as it is, and the rest goes on") == 4
+    assert [pool.id for pool in wire.client.list_pools()] == [second]
+    assert wire.text(fine, wire.run(fine, "/bin/echo after").id) == "after\n"
+    # All was left in the store, with what belongs to it: once it can be read, it is there again.
+    wire.service.stop()
+    with contextlib.closing(sqlite3.connect(state)) as database:
+        database.execute("ATTACH ? AS kept", (str(state.with_name("kept.sqlite")),))
+        for table in ("entity", "state"):
+            database.execute(f"INSERT OR REPLACE INTO {table} SELECT * FROM kept.{table}")  # noqa: S608 - our own names
+        database.commit()
+    wire = own()
+    wire.nodes(first, 2, "idle")
+    wire.nodes(second, 2, "idle")
+    assert [task.state for task in wire.client.list_tasks(broken)] == ["completed"]
+    assert len(list(wire.client.list_tasks(fine))) == 2
+
+
+def test_node_whose_directory_is_something_else_keeps_no_other_from_starting(own: Callable[[], Wire]) -> None:
+    wire = own()
+    pool = wire.pool(3)
+    nodes = wire.nodes(pool, 3, "idle")
+    roots = [wire.root(node.id) for node in nodes]
+    wire.service.stop()
+    for root in roots:
+        shutil.rmtree(root)
+    roots[0].write_text("a file")
+    roots[1].symlink_to(wire.service.data)
+    os.mkfifo(roots[2])
+    wire = own()
+    wire.nodes(pool, 3, "idle")
+    job = wire.job(pool)
+    for _ in range(3):
+        assert wire.text(job, wire.run(job, "/bin/echo well").id) == "well\n"
+    assert all(root.is_dir() and not root.is_symlink() for root in roots)

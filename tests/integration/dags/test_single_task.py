@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from azure.batch import BatchClient
 
+    from airflow_batchwrap.stack.azurite import AzuriteService
     from tests.support.bench import Bench
     from tests.support.dag_runs import RunFile
 
@@ -164,3 +166,31 @@ with DAG("alone", schedule=None, params={{"word": "hello", "seconds": "90"}}):
         assert rendered.rendered_fields["step_timeout"] == "90 s"
         assert "HUSH" not in str(rendered.rendered_fields)
     assert "HUSH-7391" not in run.log
+
+
+def test_an_archive_that_was_exchanged_is_not_run(
+    bench: Bench, pool: str, azurite: AzuriteService, tmp_path: Path
+) -> None:
+    """Who may write to the container of archives cannot have their own code run in a step's place."""
+    from azure.storage.blob import BlobServiceClient
+
+    from airflow_batchwrap import StepFailed
+
+    bench.steps(_1_exchanged="def do_action(engine, *args):\n    return 'mine'\n")
+    assert bench.run(alone(bench, pool, step="steps/1_exchanged.py")) == "mine"
+    ran = tmp_path / "ran"
+    with BlobServiceClient.from_connection_string(azurite.connection_string) as client:
+        (blob,) = [
+            client.get_blob_client(container.name, name)
+            for container in client.list_containers()
+            for name in client.get_container_client(container.name).list_blob_names(name_starts_with="archives/")
+            if b"1_exchanged" in client.get_blob_client(container.name, name).download_blob().readall()
+        ]
+        there = blob.get_blob_properties()
+        evil = f"open({str(ran)!r}, 'w')\n#".encode().ljust(there.size, b" ")
+        blob.upload_blob(evil, overwrite=True, metadata=there.metadata)
+        with pytest.raises(StepFailed, match=f"exit code 3.*\n.*\n?.*sha256 {hashlib.sha256(evil).hexdigest()}"):
+            bench.run(alone(bench, pool, step="steps/1_exchanged.py"))
+        assert not ran.exists()
+        blob.delete_blob()
+    assert bench.run(alone(bench, pool, step="steps/1_exchanged.py")) == "mine"
