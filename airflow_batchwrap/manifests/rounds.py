@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.manifests.rows import Row
-from airflow_batchwrap.naming import MAKER, digest
+from airflow_batchwrap.naming import MAKER, WORKSPACE, digest, family_of
 from airflow_batchwrap.workspace import BlobRef, Workspace
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class RoundJob:
 
     :param began: when it was made, in seconds since 1970.
     :param epoch: of the manifest's task when the round began.
-    :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since.
+    :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since, or is on
+        another pool than the workspace is now.
     """
 
     job_id: str
@@ -104,7 +105,10 @@ def claim_job(
     for mark, item in sorted(mine, key=lambda pair: pair[0], reverse=True):
         if item.metadata.get(_PRINT) == fingerprint:
             over = item.state in ("terminating", "completed")
-            belongings.log.info("Found job %s%s", item.entity_id, ", which has ended meanwhile" if over else "")
+            what = ", which has ended meanwhile" if over else ""
+            if item.pool_id.lower() != workspace.pool_id.lower():  # the set-up has made another one
+                over, what = True, f" on pool {item.pool_id}, which this try's workspace is not on any more"
+            belongings.log.info("Found job %s%s", item.entity_id, what)
             began = float(item.metadata[_BEGAN])
             return RoundJob(item.entity_id, began, *mark, "ended" if over else "found")
         belongings.log.warning(
@@ -116,6 +120,8 @@ def claim_job(
     now = time.time()
     content = digest(f"e{epoch}-{number}", fingerprint, workspace.pool_id, workspace.output_prefix)
     extra = {_ROUND: f"e{epoch}-{number}", _PRINT: fingerprint, _BEGAN: f"{now:.3f}"}
+    if workspace.job_id:  # its clean-up ends this job as well, should nobody else have done so
+        extra[WORKSPACE] = family_of(workspace.job_id)
     job_id = opening.open_job(workspace, resource_files, epoch=epoch, content=content, extra=extra)
     # Another try may have opened it a moment ago, or an answer was lost: what is there already is left out then.
     return RoundJob(job_id, now, epoch, number, "found")
