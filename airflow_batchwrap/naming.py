@@ -22,6 +22,7 @@ MAKER = "batchwrap_maker"  # metadata: which task instance made a pool or job
 CONTENT = "batchwrap_content"  # metadata: what it was made for
 VERSION = "batchwrap_version"  # metadata: this package's
 INSTANCE = "batchwrap_instance"  # metadata: of which Airflow the maker is
+WORKSPACE = "batchwrap_workspace"  # metadata of a manifest's job: the family of the set-up on whose workspace it runs
 CONTAINER_DAG = "batchwrap_dag"  # metadata of a Blob container: whose it is
 CONTAINER_ROLE = "batchwrap_role"  # metadata of a Blob container: what it is for
 CONTAINER_PREFIX = "batchwrap-"  # what the names of all containers begin with that this package names
@@ -190,6 +191,12 @@ def setup_order(suffix: str) -> tuple[int, int] | None:
     """Read what :func:`setup_suffix` wrote: epoch and number; None where the text is something else."""
     match = re.fullmatch(r"e(\d+)(?:-(\d+))?", suffix)
     return (int(match[1]), int(match[2] or 1)) if match else None
+
+
+def family_of(entity_id: str) -> str:
+    """Return the family of a pool or a job that a set-up made: the same for all that its tries and epochs make."""
+    match = re.fullmatch(r"(.+-)e\d+(?:-\d+)?", entity_id)
+    return match[1] if match else entity_id
 
 
 def step_id(task_id: str, map_index: int, attempt: Attempt) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_batchwrap.attempts.claim import CONTENT, MAKER, Claim
 from airflow_batchwrap.exceptions import BatchWrapError
+from airflow_batchwrap.naming import INSTANCE, WORKSPACE, family_of
 from airflow_batchwrap.version import __version__
 
 if TYPE_CHECKING:
@@ -130,18 +131,39 @@ def delete_job(hook: BatchWrapHook, maker: Maker, job_id: str) -> bool:
     return was_there
 
 
+def manifest_jobs(hook: BatchWrapHook, workspace: Workspace, instance: str) -> list[str]:
+    """Return the jobs that manifests have opened on a workspace, whichever try or epoch of its set-up it came from.
+
+    :param instance: the name of this Airflow.
+    """
+    if not workspace.job_id:
+        return []
+    marks = {INSTANCE: instance, WORKSPACE: family_of(workspace.job_id)}
+    jobs = hook.find_jobs_of_pool(workspace.pool_id)
+    return [job.entity_id for job in jobs if marks.items() <= job.metadata.items()]
+
+
 def remove_workspace(hook: BatchWrapHook, log: Any, workspace: Workspace, maker: Maker) -> Removal:
     """Delete a workspace's job, and its pool if the run owns it; the failure of one does not keep the other.
 
+    A manifest ends its own job. Where its Airflow task was ended while the triggerer was dead, or had not taken it up,
+    nobody did: without a pool it would count against the account's quota of jobs until its wall clock.
+
     :param maker: whose secrets go with the job.
     """
+    removed: dict[Noun, str] = {}
+    failed: list[str] = []
+    try:
+        for job_id in manifest_jobs(hook, workspace, maker.instance):
+            if delete_job(hook, maker, job_id):
+                log.info("Removed job %s, which a manifest has left", job_id)
+    except BatchWrapError as error:
+        failed.append(f"perhaps jobs of manifests on pool {workspace.pool_id} ({error})")
     ends: list[tuple[Noun, str, Callable[[str], bool]]] = [
         ("job", workspace.job_id, lambda job_id: delete_job(hook, maker, job_id))
     ]
     if workspace.owns_pool:
         ends.append(("pool", workspace.pool_id, hook.delete_pool))
-    removed: dict[Noun, str] = {}
-    failed: list[str] = []
     for noun, entity_id, delete in ends:
         try:
             if entity_id and delete(entity_id):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.manifests.rows import Row
-from airflow_batchwrap.naming import MAKER, digest
+from airflow_batchwrap.naming import MAKER, WORKSPACE, digest, family_of
 from airflow_batchwrap.workspace import BlobRef, Workspace
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def claim_job(
     now = time.time()
     content = digest(f"e{epoch}-{number}", fingerprint, workspace.pool_id, workspace.output_prefix)
     extra = {_ROUND: f"e{epoch}-{number}", _PRINT: fingerprint, _BEGAN: f"{now:.3f}"}
+    if workspace.job_id:  # its clean-up ends this job as well, should nobody else have done so
+        extra[WORKSPACE] = family_of(workspace.job_id)
     job_id = opening.open_job(workspace, resource_files, epoch=epoch, content=content, extra=extra)
     # Another try may have opened it a moment ago, or an answer was lost: what is there already is left out then.
     return RoundJob(job_id, now, epoch, number, "found")

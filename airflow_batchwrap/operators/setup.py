@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_batchwrap.attempts.belongings import Belongings, remove_workspace
+from airflow_batchwrap.attempts.belongings import Belongings, manifest_jobs, remove_workspace
 from airflow_batchwrap.attempts.retrying import is_tried_again
 from airflow_batchwrap.attempts.trying import Try
 from airflow_batchwrap.exceptions import BatchWrapError, NoCapacity, PoolError
@@ -250,8 +250,10 @@ class SetUpOperator(JobOperator[SetUpTry, PoolEvent]):
         if not isinstance(stored, list):
             return []
         pool_id, job_id = map(str, stored)
+        instance = self.maker(work.context).instance
         try:
-            return [pool_id, job_id] if self.hook.has_work(job_id) else []
+            jobs = [job_id, *manifest_jobs(self.hook, Workspace(pool_id, owns_pool=True, job_id=job_id), instance)]
+            return [pool_id, *jobs] if any(map(self.hook.has_work, jobs)) else []
         except BatchWrapError as error:
             self.log.warning("%s So pool %s stays: steps may run there.", error, pool_id)
             return [pool_id, job_id]

@@ -339,6 +339,34 @@ def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
     gate.touch()
 
 
+def test_the_clean_up_ends_what_nobody_has_ended_and_no_neighbours(
+    bench: Bench, workspace: dict[str, Any], pool: str, client: BatchClient
+) -> None:
+    """A person ended the manifest while the triggerer was dead: its job is left to the clean-up."""
+    from airflow_batchwrap import DeletePoolOperator, RunBatchManifestOperator, UsePoolOperator
+
+    shut, gate = bench.gate()
+    bench.submit(manifest(bench, workspace, [{"command": shut}]))
+    # Another set-up of the same run on the same pool, and a manifest that has no set-up.
+    beside = bench.run(bench.make(UsePoolOperator, "beside", pool_id=pool, steps="steps"))
+    others = [
+        bench.make(RunBatchManifestOperator, name, manifest=[{"command": shut}], **where)
+        for name, where in {"many_beside": {"workspace": beside}, "many_alone": {"pool_id": pool}}.items()
+    ]
+    begun = [bench.submit(other) for other in others]
+    assert len(jobs_of(client, bench, "active")) == 3
+    # Its set-up was cleared meanwhile, with another step, and opened another job.
+    later = {**workspace, "job_id": workspace["job_id"].replace("-e1", "-e2")}
+    bench.run(bench.make(DeletePoolOperator, "clean_up", workspace=later))
+    left = {job.id for job in jobs_of(client, bench, "active")}
+    assert left == {one.trigger_arguments["job_id"] for one in begun}
+    gate.touch()
+    assert [one.finish()["succeeded"] for one in begun] == [1, 1]
+    for name, there in {"clean_up_it": workspace, "clean_up_beside": beside}.items():
+        bench.run(bench.make(DeletePoolOperator, name, workspace=there))
+    assert jobs_of(client, bench, "active") == []
+
+
 def test_a_job_that_somebody_ended_is_told_and_its_rest_tried_again(
     bench: Bench, workspace: dict[str, Any], client: BatchClient, hook: BatchWrapHook
 ) -> None:

@@ -115,21 +115,31 @@ def test_a_cleared_set_up_that_fails_removes_what_it_made_before(bench: Bench, o
     assert own() == set()
 
 
-def test_a_cleared_set_up_that_fails_leaves_what_other_steps_run_on(bench: Bench, own: Own) -> None:
-    from airflow_batchwrap import ConfigError, RunBatchTaskOperator
+@pytest.mark.parametrize("kind", ["step", "manifest"])
+def test_a_cleared_set_up_that_fails_leaves_what_other_steps_run_on(bench: Bench, own: Own, kind: str) -> None:
+    from airflow_batchwrap import ConfigError, RunBatchManifestOperator, RunBatchTaskOperator
 
     operator = create(bench, retries=1)
     workspace = bench.run(operator)
     shut, gate = bench.gate()
-    step = bench.make(RunBatchTaskOperator, "sibling", command=f"{shut}; echo 7", workspace=workspace)
-    sibling = bench.submit(step)
+    work: Any
+    if kind == "step":
+        work = bench.make(RunBatchTaskOperator, "sibling", command=f"{shut}; echo 7", workspace=workspace)
+    else:
+        entries = [{"command": shut}]
+        work = bench.make(RunBatchManifestOperator, "sibling", manifest=entries, workspace=workspace)
+    sibling = bench.submit(work)
+    there = own()
+    assert both(workspace) <= there
     operator.inputs = "gone.txt"
     with pytest.raises(ConfigError, match=r"gone\.txt"):
         bench.run(operator, try_number=2, cleared=1)
-    assert own() == both(workspace)
+    assert own() == there
     gate.touch()
-    assert sibling.finish() == "7"
+    result = sibling.finish()
+    assert result == "7" if kind == "step" else result["succeeded"] == 1
     delete(bench, workspace)
+    assert own() == set()
 
 
 def test_two_set_ups_of_one_group_do_not_touch_each_other(bench: Bench, own: Own, pool: str) -> None:
