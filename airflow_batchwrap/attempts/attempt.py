@@ -92,6 +92,7 @@ class Attempts:
     def _end_older_epochs(self, there: dict[Attempt, TaskView]) -> None:
         for attempt, view in there.items():
             if attempt.epoch < self.epoch and not view.over:
+                self.log.info("Ending Batch task %s, which ran on after the task was cleared", self.key(attempt))
                 end_task(self.hook, self.key(attempt), self.log)
 
     def _created_for(self, key: BatchTaskKey, submission: Submission) -> float | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 _KEY = "batchwrap_manifest"
+CUT_SHORT = -1
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class NotedRound:
     :param failed: whether the task failed with it.
     :param result: the reference to its table, with the counts: the task's XCom.
     :param max_tries: Airflow's at that time. A person's clear of this task changes it, a clear of another one does not.
+        ``CUT_SHORT`` of a round that the clear itself has ended.
     """
 
     number: int

@@ -22,7 +22,7 @@ from airflow_batchwrap.config import Manifest
 from airflow_batchwrap.exceptions import BatchWrapError, ConfigError, StepTimeout, TryAgain
 from airflow_batchwrap.links.pool import JobLink, PoolLink, push_pool_links
 from airflow_batchwrap.manifests.bodies import Bodies
-from airflow_batchwrap.manifests.noted import NotedRound
+from airflow_batchwrap.manifests.noted import CUT_SHORT, NotedRound
 from airflow_batchwrap.manifests.rounds import (
     Round,
     RoundJob,
@@ -37,7 +37,9 @@ from airflow_batchwrap.manifests.settlement import Settlement
 from airflow_batchwrap.naming import result_folder
 from airflow_batchwrap.operators.base import Setting, Templated
 from airflow_batchwrap.operators.jobs import JobOperator
+from airflow_batchwrap.triggers.cancel import was_ended_for_good
 from airflow_batchwrap.triggers.events import ManifestEvent
+from airflow_batchwrap.triggers.manifest import CLEARED
 from airflow_batchwrap.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -206,6 +208,9 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             folder,
             ref,
         )
+        if job.state == "ended" and job.epoch < epoch:
+            self._note_cut_short(work)
+            return self.begin(work)
         work.deadline = self.deadline(work, job.began, "job_wall_clock")
         return None
 
@@ -254,9 +259,19 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         return result
 
     def end(self, work: ManifestTry) -> None:
-        """End the manifest's job and nothing else; one request does."""
-        if work.job_id:
+        """End the manifest's job and nothing else; one request does.
+
+        Where the task was cleared, the job stays as it ended: the next try reads in it what has succeeded.
+        """
+        if not work.job_id:
+            return
+        if was_ended_for_good(work.ended):
             self._remove(work, work.job_id)
+            return
+        try:
+            self.hook.terminate_job(work.job_id, CLEARED)
+        except BatchWrapError as error:
+            self.log.warning("%s The next try goes on in it.", error)
 
     def ended_error(self, work: ManifestTry) -> BatchWrapError:
         """Return the error of a manifest that a person has ended."""
@@ -279,7 +294,8 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         """End the job after a failure, unless the next try goes on where this one stopped."""
         if isinstance(error, AirflowTaskTimeout) and work.is_resumed:
             error = TryAgain()  # only the results were still to be read
-        if not work.ended and is_tried_again(error, work.context):
+        goes_on = not was_ended_for_good(work.ended) if work.ended else is_tried_again(error, work.context)
+        if goes_on:
             return
         if work.job_id:
             # This one and no other: where the task was cleared, its next try may have made another.
@@ -349,6 +365,16 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
             return [replace(row, attempt=last + 1) for row in rows], noted.number + 1
         self.log.info("Submitting again what did not succeed: %s", count(before))
         return left_of(rows, before), noted.number + 1
+
+    def _note_cut_short(self, work: ManifestTry) -> None:
+        """Note what came of a round whose job was ended, as by a clear of the task: what succeeded in it stays so."""
+        of = work.current
+        self.log.info("Job %s was ended before the task was cleared, or with it: what succeeded there stays", of.job_id)
+        result, _ = self._settlement(work, of).settle(ManifestEvent(kind="ended", reason=CLEARED))
+        work.noted = NotedRound(of.number, failed=True, result=result, max_tries=CUT_SHORT)
+        work.noted.save(work.context)
+        self._remove(work, of.job_id)
+        work.round, work.job_id = None, ""
 
     def _environment(self, context: Context) -> dict[str, str]:
         rendered = self.render_template(self.environment, context)

@@ -78,6 +78,7 @@ class WaitTrigger(BaseTrigger):
         self.wasb_conn_id = wasb_conn_id
         self.resume = resume
         self.identity = identity
+        self.ended_as = ""  # the state that Airflow has the task in, once a person has ended it
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what makes this trigger again."""
@@ -171,6 +172,7 @@ class WaitTrigger(BaseTrigger):
         if not self.ends_in(state):
             self.log.info("Left the work alone: Airflow has the task as %s", state)
             return
+        self.ended_as = state
         try:
             await self.end(BatchWrapHook(self.azure_batch_conn_id, self.wasb_conn_id))
         except BatchWrapError as error:

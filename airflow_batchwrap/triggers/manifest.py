@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from airflow_batchwrap.hooks.batch import BatchWrapHook
     from airflow_batchwrap.hooks.manifest import JobWatch
 
+#: Why a manifest's job was ended, for who looks at it: it stays until the next try has read what has succeeded in it.
+CLEARED = "its Airflow task was cleared"
+
 
 class ManifestTrigger(WaitTrigger):
     """Fire when all Batch tasks of a job are over, when too many have failed, or when none can ever start.
@@ -52,6 +55,14 @@ class ManifestTrigger(WaitTrigger):
         return None
 
     async def end(self, hook: BatchWrapHook) -> None:
-        """Remove the job, which is the manifest's alone, with all that runs in it."""
-        if await asyncio.to_thread(hook.delete_job, self.job_id):
+        """End the job, which is the manifest's alone, with all that runs in it.
+
+        One whose task was cleared stays as it ended: the next try reads in it what has succeeded, and removes it.
+        """
+        from airflow_batchwrap.triggers.cancel import was_ended_for_good
+
+        if not was_ended_for_good(self.ended_as):
+            if await asyncio.to_thread(hook.terminate_job, self.job_id, CLEARED):
+                self.log.info("Ended job %s and all that ran in it: a person has cleared the task", self.job_id)
+        elif await asyncio.to_thread(hook.delete_job, self.job_id):
             self.log.info("Removed job %s with all that ran in it: a person has ended the task", self.job_id)

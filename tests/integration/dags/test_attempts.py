@@ -137,7 +137,10 @@ def test_an_environment_that_is_rendered_anew_is_the_same_call(
 
 
 def test_a_cleared_step_starts_over_and_ends_what_still_runs(
-    bench: Bench, workspace: dict[str, Any], batch_tasks: Callable[[], dict[str, Any]]
+    bench: Bench,
+    workspace: dict[str, Any],
+    batch_tasks: Callable[[], dict[str, Any]],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     work = step(bench, workspace, "3_slow")
     bench.submit(work)
@@ -146,6 +149,7 @@ def test_a_cleared_step_starts_over_and_ends_what_still_runs(
     assert bench.run(work, try_number=2, cleared=1) == []
     until(lambda: batch_tasks()["e1-a1"].state == "completed")
     assert sorted(batch_tasks()) == ["e1-a1", "e2-a1"]
+    assert "which ran on after the task was cleared" in "".join(capfd.readouterr())
 
 
 def test_a_clear_is_seen_without_the_state_store(bench: Bench, workspace: dict[str, Any]) -> None:

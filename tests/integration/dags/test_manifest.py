@@ -339,6 +339,66 @@ def test_an_end_by_a_person_ends_the_manifest_and_nothing_else(
     gate.touch()
 
 
+@pytest.mark.parametrize("where", ["triggerer", "worker"])
+@pytest.mark.parametrize("rerun", ["failed", "all"])
+def test_a_clear_of_a_manifest_at_work_ends_it_and_keeps_what_succeeded(
+    bench: Bench,
+    workspace: dict[str, Any],
+    client: BatchClient,
+    hook: BatchWrapHook,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    where: str,
+    rerun: str,
+) -> None:
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    from airflow_batchwrap import StepTimeout
+    from airflow_batchwrap.triggers.manifest import ManifestTrigger
+
+    state = None if where == "triggerer" else "restarting"
+
+    def states(**asked: Any) -> dict[str, Any]:
+        return {asked["run_ids"][0]: {asked["task_ids"][0]: state}}
+
+    monkeypatch.setattr(RuntimeTaskInstance, "get_task_states", states)
+    marks, (shut, gate) = tmp_path / "marks", bench.gate()
+    entries = [{"command": f"echo x >> {marks}"}, *[{"command": shut}] * 3]
+    work = manifest(bench, workspace, entries, rerun=rerun, retries=0)
+
+    def one_is_done() -> bool:
+        found = jobs_of(client, bench, "active")
+        counts = hook.count_tasks(found[0].id) if found else None
+        return counts is not None and counts.succeeded == 1
+
+    if where == "triggerer":
+        begun = bench.submit(work)
+        until(one_is_done, "one success", 60)
+        asyncio.run(ManifestTrigger(**begun.trigger_arguments).on_kill())
+    else:
+        work.deferrable = False
+
+        def end() -> None:
+            until(one_is_done, "one success", 60)
+            work.on_kill()
+
+        clearing = threading.Thread(target=end)
+        clearing.start()
+        with pytest.raises(StepTimeout, match="was ended with its Airflow task"):
+            bench.run(work)
+        clearing.join()
+        work.deferrable = True
+    until(lambda: not jobs_of(client, bench, "active"), "the end of the job", 30)
+    gate.touch()
+    result = bench.run(work, try_number=2, cleared=1, clears=1)
+    assert result["succeeded"] == 4
+    attempts = [row["attempt"] for row in hook.table_rows(result)]
+    assert attempts == ([1, 2, 2, 2] if rerun == "failed" else [2, 2, 2, 2])
+    assert marks.read_text().count("x") == (1 if rerun == "failed" else 2)
+    assert jobs_of(client, bench, "active") == []
+    assert jobs_of(client, bench, "completed") == []
+
+
 def test_the_clean_up_ends_what_nobody_has_ended_and_no_neighbours(
     bench: Bench, workspace: dict[str, Any], pool: str, client: BatchClient
 ) -> None:
