@@ -228,7 +228,8 @@ class PoolCalls:
 
     def _list_jobs(self, where: str, which: str) -> list[EntityView]:
         with self.batch_call(f"list the jobs {which}"):
-            return [EntityView.of(job) for job in self.batch.list_jobs(select=_ENTITY_SELECT, filter=where)]
+            found = self.batch.list_jobs(select=[*_ENTITY_SELECT, "executionInfo"], filter=where)
+            return [EntityView.of(job) for job in found]
 
     def delete_job(self, job_id: str) -> bool:
         """Ask for a job's end: its running Batch tasks are ended, its release tasks run.

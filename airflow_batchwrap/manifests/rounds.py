@@ -64,7 +64,8 @@ class RoundJob:
 
     :param began: when it was made, in seconds since 1970.
     :param epoch: of the manifest's task when the round began.
-    :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since.
+    :param state: ``new``, ``found`` where an earlier try opened it, ``ended`` where it has ended since, or is on
+        another pool than the workspace is now.
     """
 
     job_id: str
@@ -104,7 +105,10 @@ def claim_job(
     for mark, item in sorted(mine, key=lambda pair: pair[0], reverse=True):
         if item.metadata.get(_PRINT) == fingerprint:
             over = item.state in ("terminating", "completed")
-            belongings.log.info("Found job %s%s", item.entity_id, ", which has ended meanwhile" if over else "")
+            what = ", which has ended meanwhile" if over else ""
+            if item.pool_id.lower() != workspace.pool_id.lower():  # the set-up has made another one
+                over, what = True, f" on pool {item.pool_id}, which this try's workspace is not on any more"
+            belongings.log.info("Found job %s%s", item.entity_id, what)
             began = float(item.metadata[_BEGAN])
             return RoundJob(item.entity_id, began, *mark, "ended" if over else "found")
         belongings.log.warning(
