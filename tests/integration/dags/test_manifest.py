@@ -403,17 +403,16 @@ def test_a_manifest_whose_set_up_has_made_another_pool_goes_on_there(
     bench: Bench, client: BatchClient, hook: BatchWrapHook, tmp_path: Path
 ) -> None:
     """A person changed the pool's configuration and cleared the manifest; its triggerer was dead, or slow to hear."""
-    from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator
-    from airflow_batchwrap.config import PoolConfig
+    from airflow_batchwrap import CreatePoolOperator, DeletePoolOperator, PoolConfig
 
-    set_up = bench.make(CreatePoolOperator, "create", pool_config={}, retries=1)
+    set_up = bench.make(CreatePoolOperator, "create", pool_config=PoolConfig(), retries=1)
     workspace = bench.run(set_up)
     marks, (shut, gate) = tmp_path / "marks", bench.gate()
     work = manifest(bench, workspace, [{"command": f"echo x >> {marks}"}, *[{"command": shut}] * 3], retries=0)
     bench.submit(work)
     (job,) = jobs_of(client, bench, "active")
     until(lambda: (counts := hook.count_tasks(job.id)) is not None and counts.succeeded == 1, "one success", 60)
-    set_up.pool_config = PoolConfig().override(start_task="true")
+    set_up.pool_config = PoolConfig(start_task="true")
     work.workspace = bench.run(set_up, try_number=2, cleared=1, clears=1)
     assert work.workspace["pool_id"] != workspace["pool_id"]
     gate.touch()
