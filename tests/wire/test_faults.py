@@ -74,22 +74,22 @@ def test_client_with_retries_gets_through(faulty: Begin) -> None:
         client.create_job(m.BatchJobCreateOptions(id="j", pool_info=m.BatchPoolInfo(pool_id="none")))
         for number in range(30):
             client.create_task("j", m.BatchTaskCreateOptions(id=f"t{number}", command_line="/bin/true"))
-        assert [task.id for task in client.list_tasks("j")] == [f"t{number}" for number in range(30)]
+        assert [task.id for task in client.list_tasks("j")] == sorted(f"t{number}" for number in range(30))
 
 
 def test_spot_nodes_are_preempted_and_tasks_queued_again(faulty: Begin) -> None:
     wire = faulty("seed=2,preempt=0.5")
     name = wire.name("pool")
     wire.client.create_pool(wire.pool_options(name, 0, target_low_priority_nodes=2))
+    first = {node.id for node in wire.nodes(name, 2, "idle")}
     job = wire.job(name)
     tasks = [wire.add(job, "/bin/sleep 0.2") for _ in range(4)]
-    requeues = 0
     for task in tasks:
         found = wire.state(job, task, "completed").execution_info
         assert found is not None
-        assert found.exit_code == 0
-        requeues += found.requeue_count or 0
-    assert requeues > 0
+        # It ran again, which is counted only where a user's request leads to it.
+        assert (found.exit_code, found.requeue_count) == (0, 0)
+    wire.until(lambda: {node.id for node in wire.client.list_nodes(name)} != first)
 
 
 def test_dedicated_nodes_are_not_preempted(faulty: Begin) -> None:

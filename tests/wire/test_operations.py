@@ -233,7 +233,7 @@ TABLE: dict[str, Callable[[Place], tuple[Any, ...]]] = {
     "list_node_files": lambda place: place.node(),
 }
 #: What is answered in place of a success.
-ABSENT = {"get_node_extension": 404}
+ABSENT = {"get_node_extension": 404, "list_pool_usage_metrics": 400}
 
 
 @pytest.fixture(scope="module")

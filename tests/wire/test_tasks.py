@@ -272,7 +272,7 @@ def test_collection_tells_each_task_by_itself(wire: Wire, job: str) -> None:
     ]
     answer = wire.client.create_task_collection(job, m.BatchTaskGroup(task_values=asked))
     results = answer.result_values or []
-    assert [result.status for result in results] == ["success", "clienterror", "clienterror"]
+    assert [result.status for result in results] == ["Success", "ClientError", "ClientError"]
     assert [result.error.code if result.error else None for result in results] == [
         None,
         "TaskExists",
