@@ -61,11 +61,14 @@ class Boots:
         if node.state == NodeState.LEAVING or self._base.stopping:
             return False
         mark = node.booted = times.now()
+        await self._base.turnstile.turn()
         # What is not kept must not run anything.
         await self._base.store.settle(node.uid)
         share = _CREATING if node.state == NodeState.CREATING else 0.0
         await self._wait(share)
-        await self._base.turnstile.turn()
+        if share and self._base.pace.node:
+            # Those that were made together have waited together.
+            await self._base.turnstile.turn()
         if node.booted != mark or node.state == NodeState.LEAVING or self._base.stopping:
             return False
         if node.state in (NodeState.REBOOTING, NodeState.REIMAGING) and node.wish != NodeWish.LEAVE:
@@ -89,6 +92,7 @@ class Boots:
         await self._base.doors.open(node.id, endpoints.of_pool(node.pool.body, node.index, node.address))
         agentlog.write(self._base.root(node), f"node {node.id} of pool {node.pool.id} is starting")
         await self._wait(1 - share)
+        await self._base.turnstile.turn()
         if node.booted != mark or node.state != NodeState.STARTING:
             return False
         if not await self._prepare(node, mark):
