@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Coroutine
 from pathlib import Path
@@ -19,6 +20,12 @@ from airflow_batchwrap.local.node.endpoints import Doors
 from airflow_batchwrap.local.store import Store, StoreError
 
 log = logging.getLogger(__name__)
+
+
+@functools.lru_cache(maxsize=4096)
+def _root(nodes: Path, directory: str) -> Path:
+    # Made anew for each task, it would cost more than most of what else is done for one.
+    return nodes / directory
 
 
 class Base(State):
@@ -47,7 +54,7 @@ class Base(State):
         :param node: the node.
         :return: the path.
         """
-        return self.config.nodes / node.directory
+        return _root(self.config.nodes, node.directory)
 
     async def remove(self, directory: Path) -> None:
         """Remove a directory of a node. What cannot be removed now is moved aside, and tried again later.

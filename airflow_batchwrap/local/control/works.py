@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Job, Node, Task
 from airflow_batchwrap.local.node import container, environment, gang, packages
 from airflow_batchwrap.local.node.endpoints import ADDRESS
-from airflow_batchwrap.local.node.layout import job_directory
+from airflow_batchwrap.local.node.layout import job_directory, relative_task_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Work
 from airflow_batchwrap.local.wire import times
+
+#: They are the same for thousands of tasks on a node, and are only read.
+_OF_NODE = functools.lru_cache(maxsize=4096)(environment.of_node)
 
 
 def of_job(base: Base, job: Job, node: Node, body: dict[str, Any], wall_clock: str) -> Work:
@@ -58,9 +62,7 @@ def of_node(base: Base, node: Node) -> dict[str, str]:
     """
     config = base.config
     root = base.root(node)
-    variables = environment.base() | environment.of_node(
-        config.account, config.url, node.pool.id, node.id, node.dedicated, root
-    )
+    variables = environment.base() | _OF_NODE(config.account, config.url, node.pool.id, node.id, node.dedicated, root)
     variables[ADDRESS] = node.address
     if references := node.pool.body.get("applicationPackageReferences"):
         variables |= packages.variables(config.data, root, references)
@@ -76,7 +78,7 @@ def of_task(base: Base, task: Task, node: Node) -> Work:
     :return: the work.
     """
     body, job, root = json.loads(task.body), task.job, base.root(node)
-    directory = job_directory(root, job.id) / task.id
+    directory = root / relative_task_directory(job.id, task.id)
     variables = {
         **of_node(base, node),
         **environment.of_task(directory),
