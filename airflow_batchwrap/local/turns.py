@@ -29,12 +29,13 @@ _SUSPECT = 0.025
 _DEEP = 12
 
 
-def _waited(thread: int) -> float:
-    """How long a thread has waited for a processor, in seconds; 0 where the system does not say."""
+def _had(thread: int) -> tuple[float, float]:
+    """How long a thread has had a processor, and has waited for one, in seconds; 0 where the system does not say."""
     try:
-        return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
+        had, waited, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+        return int(had) / 1e9, int(waited) / 1e9
+    except (OSError, ValueError):
+        return 0.0, 0.0
 
 
 class Turns:
@@ -42,8 +43,8 @@ class Turns:
 
     :param loop: the loop, which runs in the thread that makes this.
     :param file: where the lines go. Each is a JSON object: ``at`` (seconds since the epoch, its end), ``seconds``,
-        ``stack`` (where the loop was when it had taken 25 ms; empty for a shorter one). The time of the file's last
-        change says until when the loop was watched.
+        ``worked`` (how long of it the loop had a processor), ``stack`` (where the loop was when it had taken 25 ms;
+        empty for a shorter one). The time of the file's last change says until when the loop was watched.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, file: TextIO) -> None:
@@ -60,7 +61,7 @@ class Turns:
 
     def _watch(self) -> None:
         while not self._over.wait(PAUSE):
-            began, waited = time.perf_counter(), _waited(self._native)
+            began, (had, waited) = time.perf_counter(), _had(self._native)
             self._answered.clear()
             self._loop.call_soon_threadsafe(self._answer)
             stack: list[str] = []
@@ -69,9 +70,11 @@ class Turns:
                 while not self._answered.wait(0.1):
                     if self._over.is_set():
                         return
-            seconds = self._answered_at - began - (_waited(self._native) - waited)
+            now_had, now_waited = _had(self._native)
+            seconds = self._answered_at - began - (now_waited - waited)
             if seconds >= NOTED:
-                line = {"at": time.time(), "seconds": round(seconds, 4), "stack": stack}
+                worked = round(now_had - had, 4)
+                line = {"at": time.time(), "seconds": round(seconds, 4), "worked": worked, "stack": stack}
                 self._file.write(json.dumps(line) + "\n")
                 self._file.flush()
             os.utime(self._file.fileno())

@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,10 @@ class Ledger:
     results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     #: Jobs that were asked to go, with an answer or without one.
     doomed: set[str] = field(default_factory=set)
+    #: Tasks that were to be ended: none of them may wait or run again.
+    terminated: set[tuple[str, str]] = field(default_factory=set)
+    #: Jobs whose running tasks were to be ended.
+    stirred: set[str] = field(default_factory=set)
     #: Changes that were sent: the last one may have been made though no answer came.
     sent: dict[str, int] = field(default_factory=dict)
 
@@ -106,6 +110,12 @@ class Worker(threading.Thread):
             priority = ledger.sent[job] = self._random.randint(-1000, 1000)
             client.update_job(job, m.BatchJobUpdateOptions(priority=priority))
             ledger.jobs[job] = priority
+        elif chance < 0.78:
+            self._terminate(job)
+        elif chance < 0.8:
+            self._stir(job)
+        elif chance < 0.83:
+            self._upset()
         elif chance < 0.95:
             for shown in client.list_tasks(job):
                 if shown.state == "completed":
@@ -120,10 +130,55 @@ class Worker(threading.Thread):
             client._delete_job_internal(job)
             ledger.deleted.add(job)
 
+    def _terminate(self, job: str) -> None:
+        """End a task by request, if it has not ended."""
+        mine = [task for known, task in self._ledger.tasks if known == job]
+        if mine:
+            task = self._random.choice(mine)
+            self._ledger.stirred.add(job)
+            with _refused():
+                self._client.terminate_task(job, task)
+                self._ledger.terminated.add((job, task))
+
+    def _stir(self, job: str) -> None:
+        """Disable a job, in some way, and enable it again."""
+        way = self._random.choice(["requeue", "terminate", "wait"])
+        self._ledger.stirred.add(job)
+        with _refused():
+            self._client._disable_job_internal(job, m.BatchJobDisableOptions(disable_tasks=way))
+        with _refused():
+            self._client._enable_job_internal(job)
+
+    def _upset(self) -> None:
+        """Do something to a node."""
+        client: Any = self._client
+        node = self._random.choice(list(client.list_nodes("main"))).id
+        option = self._random.choice(["requeue", "taskcompletion"])
+        acts = [
+            lambda: client._reboot_node_internal("main", node, {"nodeRebootOption": option}),
+            lambda: client._reimage_node_internal("main", node, {"nodeReimageOption": option}),
+            lambda: client._deallocate_node_internal("main", node, {"nodeDeallocateOption": option}),
+            lambda: client._start_node_internal("main", node),
+            lambda: client.disable_node_scheduling("main", node),
+            lambda: client.enable_node_scheduling("main", node),
+        ]
+        with _refused():
+            self._random.choice(acts)()
+
     def _task(self) -> m.BatchTaskCreateOptions:
         name = self._fresh("t")
         command = self._random.choice(COMMANDS).replace("{}", str(self._ledger.ran / name))
         return m.BatchTaskCreateOptions(id=name, command_line=command)
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """What cannot be done just now: another client was there first."""
+    try:
+        yield
+    except HttpResponseError as error:
+        if error.status_code != 409:
+            raise
 
 
 def _pool(name: str, nodes: int, slots: int = 1) -> m.BatchPoolCreateOptions:
@@ -131,7 +186,7 @@ def _pool(name: str, nodes: int, slots: int = 1) -> m.BatchPoolCreateOptions:
     machine = m.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
     return m.BatchPoolCreateOptions(
         id=name,
-        vm_size="any",
+        vm_size="Standard_D2s_v3",
         virtual_machine_configuration=machine,
         target_dedicated_nodes=nodes,
         task_slots_per_node=slots,
@@ -191,6 +246,9 @@ def compare(wire: Wire, ledger: Ledger) -> None:
         for (job, task), command in ledger.tasks.items():
             if job == name:
                 assert shown[task].command_line == command
+        for job, task in ledger.terminated:
+            if job == name:
+                assert shown[task].state == "completed"
         for (job, task), result in ledger.results.items():
             if job == name:
                 assert shown[task].as_dict()["executionInfo"] == result
@@ -200,13 +258,24 @@ def compare(wire: Wire, ledger: Ledger) -> None:
 
 def finish(wire: Wire, ledger: Ledger) -> None:
     """Let all that is left run to its end, then delete everything: nothing may stay behind."""
-    client = wire.client
+    client: Any = wire.client
     kept = [job for job in ledger.jobs if job not in ledger.doomed]
+    for node in client.list_nodes("main"):
+        with _refused():
+            client.enable_node_scheduling("main", node.id)
+        wire.until(lambda node=node: client.get_node("main", node.id).state != "deallocating")  # type: ignore[misc]
+        with _refused():
+            client._start_node_internal("main", node.id)
     for job in kept:
+        with _refused():
+            client._enable_job_internal(job)
         wire.until(lambda job=job: not client.get_job_task_counts(job).task_counts.active, 60)  # type: ignore[misc]
         wire.until(lambda job=job: not client.get_job_task_counts(job).task_counts.running, 60)  # type: ignore[misc]
         for task in client.list_tasks(job):
             assert task.execution_info is not None
+            failure = task.execution_info.failure_info
+            if job in ledger.stirred and failure is not None and failure.code == "TaskEnded":
+                continue
             assert task.execution_info.exit_code == (3 if "exit 3" in str(task.command_line) else 0)
             assert (ledger.ran / task.id).exists()
     for each in client.list_jobs():

@@ -177,4 +177,3 @@ def test_deallocation_that_waited_for_tasks_is_done(crash: Crash) -> None:
 def test_resize_that_was_stopped_stays_so(crash: Crash) -> None:
     (node,) = crash.wire.nodes("stopped", 1, "idle", "running")
     assert node.id == crash.nodes["stopped"]
-    assert crash.wire.client.get_pool("stopped").target_dedicated_nodes == 1

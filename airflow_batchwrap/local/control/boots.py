@@ -62,8 +62,6 @@ class Boots:
             return False
         mark = node.booted = times.now()
         await self._base.turnstile.turn()
-        # What is not kept must not run anything.
-        await self._base.store.settle(node.uid)
         share = _CREATING if node.state == NodeState.CREATING else 0.0
         await self._wait(share)
         if share and self._base.pace.node:

@@ -60,11 +60,15 @@ class Nodes:
     # Started
 
     def begin(self, node: Node) -> None:
-        """Start a node by and by.
+        """Start a node, once it is kept: what is not must not run anything.
 
         :param node: the node, creating or starting.
         """
-        self._base.spawn(self._boot(node))
+        self._base.store.when_kept(lambda: self._begin_kept(node))
+
+    def _begin_kept(self, node: Node) -> None:
+        if not self._base.stopping:
+            self._base.spawn(self._boot(node))
 
     async def _boot(self, node: Node) -> None:
         if await self._boots.boot(node):

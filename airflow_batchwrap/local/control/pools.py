@@ -27,7 +27,7 @@ MOST_PACKAGES = 10
 #: What is said of an application that does not exist, as it was recorded.
 _NO_PACKAGE = "The specified application package does not exist."
 #: How many nodes are made in one turn of the loop.
-_AT_ONCE = 50
+_AT_ONCE = 25
 
 
 class Pools:
