@@ -159,7 +159,7 @@ class Worker(threading.Thread):
             lambda: client._reimage_node_internal("main", node, {"nodeReimageOption": option}),
             lambda: client._deallocate_node_internal("main", node, {"nodeDeallocateOption": option}),
             lambda: client._start_node_internal("main", node),
-            lambda: client.disable_node_scheduling("main", node),
+            lambda: client.disable_node_scheduling("main", node, {"nodeDisableSchedulingOption": option}),
             lambda: client.enable_node_scheduling("main", node),
         ]
         with _refused():
