@@ -35,8 +35,8 @@ def test_each_request_is_one_line_without_its_query(tmp_path: Path) -> None:
     assert [line[1:5] for line in lines] == [
         ["200", "list_pools", "GET", "/pools"],
         ["404", "get_task_file_properties", "HEAD", "/jobs/a%20job/tasks/t/files/wd%2F%C3%A9.txt"],
-        ["403", "get_pool", "GET", "/pools/p"],
-        ["403", "-", "GET", "/nothing/of/this/name"],
+        ["400", "get_pool", "GET", "/pools/p"],
+        ["400", "-", "GET", "/nothing/of/this/name"],
     ]
     for line in lines:
         assert timedelta(0) <= datetime.fromisoformat(line[0]) - began < timedelta(minutes=1)

@@ -242,7 +242,7 @@ def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web
     failure = info_of(task).failure_info
     assert failure is not None
     assert failure.code == "FileUploadMiscError"
-    assert failure.category == m.BatchErrorSourceCategory.USER_ERROR
+    assert failure.category == "UserError"
     assert "UTF-8" in str(failure.message)
     assert "UTF-8" in wire.text(job, task.id, "fileuploaderr.txt")
 

@@ -230,7 +230,8 @@ def test_changes_hold_for_the_jobs_to_come(wire: Wire, pool: str) -> None:
     wire.client.replace_job_schedule(name, body)
     replaced = wire.client.get_job_schedule(name)
     assert replaced.schedule is not None
-    assert (replaced.metadata, replaced.job_specification.priority) == (None, None)
+    # What is not sent takes its default, and is shown so.
+    assert (replaced.metadata, replaced.job_specification.priority) == (None, 0)
     assert replaced.schedule.recurrence_interval == datetime.timedelta(hours=1)
     wire.client.begin_delete_job_schedule(name, polling_interval=0).wait()
 

@@ -84,6 +84,8 @@ def own_address() -> str:
         ("schlüssel", "The key is not in base64"),
         (key(31), "The key has 31 bytes once decoded, and needs 32 at least"),
     ],
+    # A key is another one in each process that runs these tests, and what names a test must not be.
+    ids=["empty", "blank", "no-base64", "no-ascii", "short"],
 )
 @pytest.mark.parametrize("command", ["serve", "start"])
 def test_key_that_is_none_is_refused_with_words(data: Path, command: str, given: str, said: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,8 +76,8 @@ def test_filter_keeps_its_pages(wire: Wire, many: str) -> None:
         ("not startswith(id, 'a')", 15),
         ("creationTime gt 2020-01-01T00:00:00Z", 30),
         ("creationTime lt datetime'2020-01-01T00:00:00Z'", 0),
-        ("executionInfo/failureInfo/code eq 'FailureExitCode'", 20),
-        ("displayName eq null", 30),
+        ("executionInfo/result ne null", 30),
+        ("lastModifiedTime gt 2020-01-01T00:00:00Z", 30),
     ],
 )
 def test_filters(wire: Wire, many: str, expression: str, count: int) -> None:
@@ -86,9 +86,23 @@ def test_filters(wire: Wire, many: str, expression: str, count: int) -> None:
 
 def test_filter_on_jobs_pools_and_nodes(wire: Wire, pool: str, many: str) -> None:
     client = wire.client
-    assert [job.id for job in client.list_jobs(filter="displayName eq 'it''s many'")] == [many]
+    assert [job.id for job in client.list_jobs(filter=f"id eq '{many}' and executionInfo/poolId eq '{pool}'")] == [many]
     assert [one.id for one in client.list_pools(filter=f"id eq '{pool}' and state eq 'active'")] == [pool]
-    assert len(list(client.list_nodes(pool, filter="isDedicated eq true"))) == 2
+    assert len(list(client.list_nodes(pool, filter="state ne 'offline'"))) == 2
+
+
+def test_filter_by_what_a_list_does_not_have(wire: Wire, pool: str, many: str) -> None:
+    client = wire.client
+    lists: list[Callable[[], object]] = [
+        lambda: list(client.list_jobs(filter="displayName eq 'it''s many'")),
+        lambda: list(client.list_nodes(pool, filter="isDedicated eq true")),
+        lambda: ids(wire, many, "executionInfo/failureInfo/code eq 'FailureExitCode'"),
+        lambda: ids(wire, many, "startswith(state, 'a')"),
+    ]
+    for listed in lists:
+        with pytest.raises(HttpResponseError, match="InvalidQueryParameterValue") as caught:
+            listed()
+        assert caught.value.status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_failed_start_task_marks_the_node_and_tells_why(wire: Wire) -> None:
     assert (info.state, info.result, info.exit_code, info.retry_count) == ("completed", "failure", 7, 2)
     assert info.last_retry_time is not None
     assert info.failure_info is not None
-    assert (info.failure_info.category, info.failure_info.code) == ("usererror", "FailureExitCode")
+    assert (info.failure_info.category, info.failure_info.code) == ("UserError", "FailureExitCode")
     assert node_text(wire, name, node.id, "startup/stderr.txt") == "no such luck\n"
     # The working directory of a start task is kept between its runs.
     assert len(node_text(wire, name, node.id, "startup/wd/tries").splitlines()) == 3

@@ -80,7 +80,7 @@ def test_every_writable_property_comes_back(wire: Wire, job: str) -> None:
 def test_failure_has_its_exit_code(wire: Wire, job: str) -> None:
     task = wire.run(job, "/bin/sh -c 'echo out; echo err >&2; exit 42'")
     assert (info_of(task).exit_code, info_of(task).result) == (42, "failure")
-    assert (failure_of(task).category, failure_of(task).code) == ("usererror", "FailureExitCode")
+    assert (failure_of(task).category, failure_of(task).code) == ("UserError", "FailureExitCode")
     assert wire.text(job, task.id) == "out\n"
     assert wire.text(job, task.id, "stderr.txt") == "err\n"
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Job, Node, Task
-from airflow_batchwrap.local.node import container, environment, gang, packages
-from airflow_batchwrap.local.node.endpoints import ADDRESS
+from airflow_batchwrap.local.node import container, endpoints, environment, gang, packages
 from airflow_batchwrap.local.node.layout import job_directory, relative_task_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT, Work
 from airflow_batchwrap.local.wire import times
@@ -63,7 +62,8 @@ def of_node(base: Base, node: Node) -> dict[str, str]:
     config = base.config
     root = base.root(node)
     variables = environment.base() | _OF_NODE(config.account, config.url, node.pool.id, node.id, node.dedicated, root)
-    variables[ADDRESS] = node.address
+    if endpoints.of_pool(node.pool.body, node.index, node.address):
+        variables[endpoints.ADDRESS] = node.address
     if references := node.pool.body.get("applicationPackageReferences"):
         variables |= packages.variables(config.data, root, references)
     return variables

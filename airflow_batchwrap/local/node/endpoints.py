@@ -15,7 +15,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-#: The variable that tells a command its node's address. Azure has none of its kind: there, listen at 0.0.0.0.
+#: The variable that tells a command its node's address, where its pool has endpoints. Azure has none of its kind:
+#: there, listen at 0.0.0.0.
 ADDRESS = "LOCAL_BATCH_NODE_ADDRESS"
 _CHUNK = 64 * 1024
 

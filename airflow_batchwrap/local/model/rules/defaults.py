@@ -8,8 +8,8 @@ from typing import Any
 
 from airflow_batchwrap.local.wire.errors import BatchError
 
-#: Names of sizes: of today's machines, and those that older versions of the API know.
-_SIZE = re.compile(r"(?:standard|basic)_\w+(?:-\w+)*|small|medium|large|extralarge|a\d+", re.IGNORECASE)
+#: Names of sizes: of today's machines, those that older versions of the API know, and `any`, for this machine.
+_SIZE = re.compile(r"(?:standard|basic)_\w+(?:-\w+)*|small|medium|large|extralarge|a\d+|any", re.IGNORECASE)
 #: What a custom image may be called, as the service's own answer to another name says.
 _IMAGE = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute/"
