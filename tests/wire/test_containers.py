@@ -1,19 +1,24 @@
 """Tasks in containers: what the container engine is asked for, and what is said where there is none.
 
-The engine here is a stand-in that keeps to the few commands the service uses and runs the command on this machine; the
-last test asks the real one, where there is one.
+The engine is a stand-in that keeps to the few commands the service uses and runs the command on this machine; the last
+tests ask real ones, where there are any.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
@@ -27,48 +32,84 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.as_user
 
 ENGINE = """
-import json, os, signal, subprocess, sys
+import hashlib, json, os, signal, subprocess, sys, time
 from pathlib import Path
-state, (verb, *rest) = Path(__file__).parent / "containers", sys.argv[1:]
+here, (verb, *rest) = Path(__file__).parent, sys.argv[1:]
+state, images = here / "containers", here / "images"
 state.mkdir(exist_ok=True)
-with (state.parent / "asked").open("a") as log:
-    log.write(json.dumps([verb, *rest]) + "\\n")
+images.mkdir(exist_ok=True)
+with (here / "asked").open("a") as log:
+    log.write(json.dumps([verb, *rest, {name: os.environ[name] for name in STEERING if name in os.environ}]) + "\\n")
+if (here / "silent").exists():
+    time.sleep(30)
 if verb == "version":
     print("stand-in")
+elif verb == "image":
+    sys.exit(0 if rest[-1] in ("image", "late") or (images / rest[-1]).exists() else "no such image")
+elif verb == "pull":
+    if rest[-1].startswith("slow"):
+        (here / "pulling").write_text(str(os.getpid()))
+        time.sleep(30)
+    if rest[-1] == "missing":
+        sys.exit("pull access denied for missing")
+    (images / rest[-1]).touch()
 elif verb == "create":
     found, env = {}, {}
-    while rest[0].startswith("--"):
-        option, value = rest.pop(0), rest.pop(0)
+    while rest[0] != "--":
+        option, _, value = rest.pop(0).partition("=")
+        if option == "--wrong":
+            print("unknown flag: --wrong", file=sys.stderr)
+            sys.exit(125)
+        if option not in ("--pull", "--http-proxy"):
+            value = rest.pop(0)
         if option == "--env":
-            name, _, given = value.partition("=")
-            env[name] = given or os.environ[name]
+            env[value] = os.environ[value]
+        if option == "--env-file":
+            env |= dict(line.split("=", 1) for line in Path(value).read_text().splitlines())
         found.setdefault(option, []).append(value)
-    image, *command = rest
-    if image == "slow":
-        import time
-        time.sleep(30)
-    if image == "missing":
-        sys.exit("pull access denied for missing")
-    name = found["--name"][0]
+    image, *command = rest[1:]
+    if image == "late":
+        (here / "creating").touch()
+        time.sleep(1)
+    name = hashlib.sha256(os.urandom(8)).hexdigest()
     text = json.dumps({"options": found, "env": env, "command": command or ["/bin/echo", "of the image"]})
     (state / name).write_text(text)
+    print(name)
 elif verb == "start":
     made = json.loads((state / rest[-1]).read_text())
     env = {"PATH": "/in/the/container:/usr/bin:/bin", **made["env"]}
     working = made["options"].get("--workdir", ["/"])[0]
+    if not os.path.exists(made["command"][0]):
+        (state / (rest[-1] + ".error")).write_text('exec: "x": executable file not found in $PATH')
+        sys.exit(1)
     child = subprocess.Popen(made["command"], cwd=working, env=env, start_new_session=True)
     (state / f"{rest[-1]}.pid").write_text(str(child.pid))
     sys.exit(child.wait())
+elif verb == "inspect":
+    if not (state / rest[-1]).exists():
+        sys.exit("no such container")
+    error = state / (rest[-1] + ".error")
+    text = error.read_text() if error.exists() else ""
+    print(json.dumps({"Status": "created" if text else "exited", "Error": text}))
+elif verb == "ps":
+    label = rest[-1].partition("=")[2]
+    for each in state.iterdir():
+        if "." not in each.name and label in json.loads(each.read_text())["options"]["--label"]:
+            print(each.name)
 elif verb == "rm":
-    pid = state / f"{rest[-1]}.pid"
-    if pid.exists():
-        try:
-            os.killpg(int(pid.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        pid.unlink()
-    (state / rest[-1]).unlink(missing_ok=True)
+    for each in rest:
+        pid = state / f"{each}.pid"
+        if pid.exists():
+            try:
+                os.killpg(int(pid.read_text()), signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            pid.unlink()
+        (state / f"{each}.error").unlink(missing_ok=True)
+        (state / each).unlink(missing_ok=True)
 """
+#: Variables that steer the command lines of engines.
+STEERING = ("DOCKER_HOST", "DOCKER_CONFIG", "CONTAINER_HOST", "XDG_RUNTIME_DIR", "TMPDIR", "HTTPS_PROXY", "LD_PRELOAD")
 
 
 def start(data: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> Wire:
@@ -83,7 +124,7 @@ def start(data: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> Wire:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the stand-in engine."""
     directory = tmp_path_factory.mktemp("engine")
-    (directory / "engine.py").write_text(ENGINE)
+    (directory / "engine.py").write_text(f"STEERING = {STEERING!r}\n{ENGINE}")
     # No path of an interpreter after #!: it ends at a space, and after 127 characters.
     command = shlex.join([sys.executable, str(directory / "engine.py")])
     (directory / "docker").write_text(f'#!/bin/sh\nexec {command} "$@"\n')
@@ -105,7 +146,7 @@ def place(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 def pool_of(wire: Wire) -> str:
     """A pool whose tasks may run in containers."""
     name = wire.name("pool")
-    options = wire.pool_options(name)
+    options = wire.pool_options(name, slots=4)
     assert options.virtual_machine_configuration is not None
     registry = m.ContainerRegistryReference(registry_server="r.example", username="u", password="secret")
     options.virtual_machine_configuration.container_configuration = m.BatchContainerConfiguration(
@@ -134,7 +175,7 @@ def test_command_runs_in_a_container_with_the_nodes_directories(place: tuple[Wir
     task = wire.run(
         job,
         "/bin/sh -c 'pwd; echo $PATH; echo \"$KEY\"; echo made > file; exit 3'",
-        container_settings=image("registry/image:1", container_run_options="--memory 64m --label 'a b'"),
+        container_settings=image("registry-image", container_run_options="--memory 64m --label 'a b'"),
         environment_settings=[m.EnvironmentSetting(name="KEY", value="two\nlines")],
     )
     assert task.execution_info is not None
@@ -151,9 +192,12 @@ def test_command_runs_in_a_container_with_the_nodes_directories(place: tuple[Wir
         assert part in create
     # A value is passed by the environment, not on a command line that others can see.
     assert "two" not in create
-    wire.until(lambda: not list((engine / "containers").iterdir()))
+    assert not list((engine / "containers").iterdir())
     assert task.container_settings is not None
-    assert task.container_settings.image_name == "registry/image:1"
+    assert task.container_settings.image_name == "registry-image"
+    info = task.execution_info.container_info
+    assert info is not None
+    assert (len(str(info.container_id)), info.state, info.error) == (64, "exited", None)
 
 
 def test_image_has_its_own_command_and_directory(place: tuple[Wire, str]) -> None:
@@ -191,13 +235,118 @@ def test_container_goes_with_its_task(place: tuple[Wire, str], engine: Path) -> 
     assert not list((engine / "containers").iterdir())
 
 
-def test_task_is_ended_while_its_image_comes(place: tuple[Wire, str], engine: Path) -> None:
+@pytest.mark.parametrize("ask", ["terminate", "delete", "requeue"])
+def test_task_is_ended_while_its_image_comes(place: tuple[Wire, str], engine: Path, ask: str) -> None:
     wire, pool = place
     job = wire.job(pool)
-    task = wire.add(job, "/bin/true", container_settings=image("slow"))
-    wire.until(lambda: (engine / "asked").exists() and '"slow"' in (engine / "asked").read_text())
+    (engine / "pulling").unlink(missing_ok=True)
+    task = wire.add(job, "/bin/true", container_settings=image(f"slow-{ask}"))
+    pulling = int(wire.until(lambda: (engine / "pulling").exists() and (engine / "pulling").read_text()))
+    # Meanwhile others run, in containers and without.
+    wire.run(wire.job(pool), "/bin/true", container_settings=image())
+    wire.run(wire.job(pool), "/bin/true")
+    if ask == "terminate":
+        wire.client.terminate_task(job, task)
+        assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
+    elif ask == "delete":
+        wire.client.delete_task(job, task)
+    else:
+        (engine / "images" / f"slow-{ask}").touch()
+        disable = m.BatchJobDisableOptions(disable_tasks="requeue")
+        wire.client.begin_disable_job(job, disable, polling_interval=0).wait()
+        wire.client.begin_enable_job(job, polling_interval=0).wait()
+        found = wire.state(job, task, "completed")
+        assert found.execution_info is not None
+        assert (found.execution_info.result, found.execution_info.exit_code) == ("success", 0)
+    # The engine stopped fetching it.
+    wire.until(lambda: not psutil.pid_exists(pulling))
+    assert not list((engine / "containers").iterdir())
+
+
+def test_task_is_ended_while_its_container_is_created(place: tuple[Wire, str], engine: Path) -> None:
+    wire, pool = place
+    job = wire.job(pool)
+    (engine / "creating").unlink(missing_ok=True)
+    task = wire.add(job, "/bin/sleep 60", container_settings=image("late"))
+    wire.until((engine / "creating").exists)
     wire.client.terminate_task(job, task)
     assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
+    assert not list((engine / "containers").iterdir())
+
+
+def test_variables_of_a_task_do_not_steer_the_engine(place: tuple[Wire, str], engine: Path) -> None:
+    wire, pool = place
+    job = wire.job(pool)
+    (engine / "asked").unlink(missing_ok=True)
+    given = {name: f"/of the task/{name}" for name in (*STEERING, "PATH", "LANG", "HOME")}
+    settings = [m.EnvironmentSetting(name=name, value=value) for name, value in given.items()]
+    task = wire.run(job, "/usr/bin/env", container_settings=image(), environment_settings=settings)
+    inside = dict(line.split("=", 1) for line in wire.text(job, task.id).splitlines())
+    assert {name: inside.get(name) for name in given} == given
+    lines = (engine / "asked").read_text()
+    assert "of the task" not in lines
+    assert len(lines.splitlines()) >= 5
+    settings = [m.EnvironmentSetting(name="DOCKER_HOST", value="two\nlines")]
+    task = wire.run(job, "/usr/bin/env", container_settings=image(), environment_settings=settings)
+    assert failure(task).code == "ContainerInvalidSettings"
+    assert "DOCKER_HOST has several lines" in str(failure(task).message)
+
+
+def test_what_goes_wrong_is_told_apart(place: tuple[Wire, str], engine: Path) -> None:
+    wire, pool = place
+    job = wire.job(pool)
+    task = wire.run(job, "/no/such/program", container_settings=image())
+    assert task.execution_info is not None
+    assert (failure(task).code, task.execution_info.exit_code) == ("CommandProgramNotFound", None)
+    info = task.execution_info.container_info
+    assert info is not None
+    assert (info.state, "executable file not found" in str(info.error)) == ("created", True)
+    task = wire.run(job, "/bin/true", container_settings=image(container_run_options="--wrong"))
+    assert failure(task).code == "ContainerInvalidSettings"
+    assert "unknown flag: --wrong" in str(failure(task).message)
+    task = wire.run(job, "/bin/true", container_settings=image(container_run_options="--name mine"))
+    assert task.execution_info is not None
+    assert task.execution_info.result == "success"
+    assert not list((engine / "containers").iterdir())
+
+
+def test_silent_engine_is_asked_again_until_nothing_is_left(place: tuple[Wire, str], engine: Path) -> None:
+    wire, pool = place
+    job = wire.job(pool)
+    task = wire.add(job, "/bin/sleep 60", container_settings=image())
+    wire.until(lambda: list((engine / "containers").glob("*.pid")))
+    (engine / "silent").touch()
+    try:
+        wire.client.terminate_task(job, task)
+        # The end of the task waits 5 s for it.
+        assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
+        assert list((engine / "containers").iterdir())
+    finally:
+        (engine / "silent").unlink()
+    wire.until(lambda: not list((engine / "containers").iterdir()), timeout=40)
+
+
+def test_container_of_a_killed_service_goes(engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{engine}{os.pathsep}{os.environ['PATH']}"
+    wire = start(tmp_path / "data", path, monkeypatch)
+    with wire.client:
+        job = wire.job(pool_of(wire))
+        wire.add(job, "/bin/sleep 600", container_settings=image())
+        (running,) = wire.until(lambda: list((engine / "containers").glob("*.pid")))
+        command = int(wire.until(running.read_text))
+        os.kill(wire.service.pid, signal.SIGKILL)
+        # What watched it removes it.
+        wire.until(lambda: not psutil.pid_exists(command) or psutil.Process(command).status() == "zombie")
+        wire.until(lambda: not list((engine / "containers").iterdir()))
+    # A container that nobody removed is found by the next service.
+    label = f"airflow-batchwrap={(tmp_path / 'data').resolve()}/nodes"
+    left = engine / "containers" / ("0" * 64)
+    left.write_text(json.dumps({"options": {"--label": [label]}}))
+    wire = start(tmp_path / "data", path, monkeypatch)
+    with wire.client:
+        assert not left.exists()
+        wire.client.begin_delete_job(job, polling_interval=0).wait()
+    wire.service.stop()
 
 
 def test_image_that_is_not_to_be_had_fails_the_task(place: tuple[Wire, str]) -> None:
@@ -254,22 +403,138 @@ def test_machine_without_an_engine_says_what_is_missing(tmp_path: Path, monkeypa
     wire.service.stop()
 
 
-def _real() -> str | None:
-    """The id of an image of a real engine that answers; None where there is none."""
-    path = shutil.which("docker")
+# --- a real engine
+
+
+@pytest.fixture(scope="module", params=["docker", "podman"])
+def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    """A real engine with an image of busybox, and a service that finds no other one."""
+    name, path = request.param, shutil.which(request.param)
     if path is None:
-        return None
-    done = subprocess.run([path, "images", "--quiet"], capture_output=True, text=True, check=False)
-    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
+        pytest.skip(f"{name} is not on the PATH")
+    if (said := subprocess.run([path, "version"], capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"{name} does not answer: {said.stderr.strip()[-200:]}")
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        pytest.skip("there is no busybox on the PATH to make an image of: Debian's is in busybox-static")
+    folder = tmp_path_factory.mktemp(f"real-{name}")
+    root, programs = folder / "root", folder / "bin"
+    (root / "bin").mkdir(parents=True)
+    (root / "srv").mkdir()
+    shutil.copy(busybox, root / "bin/busybox")
+    for applet in ("sh", "sleep", "echo", "env", "pwd", "true", "touch", "mkdir", "id"):
+        (root / "bin" / applet).symlink_to("busybox")
+    programs.mkdir()
+    for each in ("sh", "python3", "env"):
+        if found := shutil.which(each):
+            (programs / each).symlink_to(found)
+    (programs / name).symlink_to(path)
+    tag = f"localhost/batchwrap-test-{os.getpid()}:1"
+    archive = folder / "root.tar"
+    with tarfile.open(archive, "w") as packed:
+        packed.add(root, ".")
+    changes = ["-c", "WORKDIR /srv", "-c", "ENV PATH=/bin:/of/the/image", "-c", 'CMD ["/bin/echo", "of the image"]']
+    subprocess.run([path, "import", *changes, archive, tag], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # runc and conmon are where the engine finds them.
+        paths = [str(programs), "/usr/sbin", "/sbin"]
+        wire = start(folder / "data", os.pathsep.join(paths), monkeypatch)
+    yield Real(path, tag, wire, pool_of(wire))
+    wire.client.close()
+    wire.service.stop()
+    subprocess.run([path, "rmi", "--force", tag], check=False, capture_output=True)
 
 
-def test_real_engine(wire: Wire) -> None:
-    found = _real()
-    if found is None:
-        pytest.skip("no Docker engine answers here, or it has no image")
-    task = wire.run(wire.job(pool_of(wire)), "/bin/sh -c 'echo inside'", container_settings=image(found))
-    assert task.execution_info is not None
-    assert task.execution_info.failure_info is None or failure(task).code in {
-        "FailureExitCode",
-        "ContainerInvalidImage",
-    }
+@dataclass
+class Real:
+    """A real engine: its program, an image, and a service with a pool for containers."""
+
+    path: str
+    tag: str
+    wire: Wire
+    pool: str
+
+    def run(self, command: str, *, image_name: str = "", environment: dict[str, str] | None = None, **more: Any) -> Any:
+        """A task in a container of the image that has completed, with its job."""
+        job = self.wire.job(self.pool)
+        settings = [m.EnvironmentSetting(name=name, value=value) for name, value in (environment or {}).items()]
+        task = self.wire.run(
+            job, command, container_settings=image(image_name or self.tag, **more), environment_settings=settings
+        )
+        return job, task
+
+    def left(self) -> list[str]:
+        """The containers that the service has left."""
+        label = f"label=airflow-batchwrap={self.wire.service.data}/nodes"
+        command = [self.path, "ps", "--all", "--quiet", "--filter", label]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_real_engine_runs_a_command(real: Real) -> None:
+    given = {"DOCKER_HOST": "unix:///nowhere", "TMPDIR": "/nowhere", "XDG_RUNTIME_DIR": "/x", "KEY": "two\nlines"}
+    given |= {"LANG": "of-the-task", "EMPTY": "", "QUOTED": "' \" #$"}
+    job, task = real.run("/bin/sh -c 'pwd; id -u; echo made > file; /bin/env; exit 3'", environment=given)
+    assert (task.execution_info.exit_code, failure(task).code) == (3, "FailureExitCode")
+    text = real.wire.text(job, task.id)
+    directory = real.wire.root(task.node_info.node_id) / str(task.node_info.task_root_directory)
+    assert text.startswith(f"{directory}/wd\n{os.getuid()}\n")
+    for name, value in given.items():
+        assert f"{name}={value}\n" in text
+    assert "PATH=/bin:/of/the/image\n" in text
+    assert real.wire.text(job, task.id, "wd/file") == "made\n"
+    info = task.execution_info.container_info
+    assert (len(info.container_id), info.state) == (64, "exited")
+    assert real.left() == []
+
+
+def test_real_engine_tells_apart_what_goes_wrong(real: Real) -> None:
+    _, task = real.run("/no/such/program")
+    assert (failure(task).code, task.execution_info.exit_code) == ("CommandProgramNotFound", None)
+    assert task.execution_info.container_info.error
+    _, task = real.run("nosuchprogram")
+    assert failure(task).code == "CommandProgramNotFound"
+    _, task = real.run("/srv")
+    assert failure(task).code == "CommandLaunchFailed"
+    _, task = real.run("/bin/true", container_run_options="--no-such-option")
+    assert failure(task).code == "ContainerInvalidSettings"
+    _, task = real.run("/bin/true", container_run_options="--memory nonsense")
+    assert failure(task).code == "ContainerInvalidSettings"
+    _, task = real.run("/bin/true", image_name="localhost:9/no/such:1")
+    assert failure(task).code == "ContainerInvalidImage"
+    job, task = real.run("", working_directory="containerImageDefault", container_run_options="--name batchwrap-mine")
+    assert (task.execution_info.result, real.wire.text(job, task.id)) == ("success", "of the image\n")
+    assert real.left() == []
+
+
+def test_real_engine_leaves_nothing_of_what_is_terminated(real: Real) -> None:
+    wire, job = real.wire, real.wire.job(real.pool)
+    # At any moment of its start, and while it runs.
+    for number in range(8):
+        task = wire.add(job, "/bin/sleep 600", container_settings=image(real.tag))
+        wire.until(lambda: (engine_is_asked(wire) or real.left()) if number % 2 else real.left())  # noqa: B023
+        wire.client.terminate_task(job, task)
+        assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
+        wire.until(lambda: real.left() == [])
+
+
+def engine_is_asked(wire: Wire) -> list[psutil.Process]:
+    """The engine's command lines that the service waits for."""
+    return [each for each in psutil.Process(wire.service.pid).children() if each.name() in ("docker", "podman")]
+
+
+def test_real_engine_gives_back_what_another_user_wrote(real: Real) -> None:
+    job, task = real.run("/bin/sh -c 'mkdir -p deep/er; touch deep/er/file'", container_run_options="--user 0:0")
+    assert task.execution_info.result == "success"
+    directory = real.wire.root(task.node_info.node_id) / str(task.node_info.task_root_directory)
+    assert {each.stat().st_uid for each in (directory / "wd").rglob("*")} == {os.getuid()}
+    real.wire.client.begin_delete_job(job, polling_interval=0).wait()
+    real.wire.until(lambda: not directory.exists())
+    assert not (real.wire.service.data / "removed").exists() or not any((real.wire.service.data / "removed").iterdir())
+
+
+def test_real_engine_leaves_nothing_of_a_killed_service(real: Real) -> None:
+    wire, job = real.wire, real.wire.job(real.pool)
+    wire.add(job, "/bin/sleep 600", container_settings=image(real.tag))
+    wire.until(real.left)
+    os.kill(wire.service.pid, signal.SIGKILL)
+    wire.until(lambda: not real.left())

@@ -110,6 +110,7 @@ def _execution(execution: Execution, *, retries: bool = True) -> dict[str, Any]:
         "startTime": iso(execution.started),
         "endTime": _moment(execution.ended),
         "exitCode": execution.exit_code,
+        "containerInfo": execution.container,
         "failureInfo": execution.failure,
         "result": execution.result,
     }
@@ -275,6 +276,7 @@ def _task_info(entity: Task) -> dict[str, Any]:
             "startTime": _moment(entity.started),
             "endTime": _moment(entity.ended),
             "exitCode": entity.exit_code,
+            "containerInfo": entity.container,
             "failureInfo": entity.failure,
             "result": entity.result,
             "retryCount": entity.retries,

@@ -167,7 +167,7 @@ class Boots:
             if self._base.stopping or run.reason is not None:
                 return
             if not outcome.retriable or 0 <= limit <= execution.retries:
-                execution.finish(outcome.exit_code, outcome.failure)
+                execution.finish(outcome.exit_code, outcome.failure, outcome.container)
                 self._base.store.touch(node)
                 return
             execution.retry()

@@ -72,7 +72,7 @@ class Preparations:
             if run.reason is not None or not outcome.retriable or 0 <= limit <= execution.retries:
                 break
             execution.retry()
-        execution.finish(outcome.exit_code, outcome.failure)
+        execution.finish(outcome.exit_code, outcome.failure, outcome.container)
         if run.reason in (Ending.REQUEUE, Ending.LOST, Ending.DISCARD):
             part.prepare = None
         del self._runs[part]
@@ -102,7 +102,7 @@ class Preparations:
         outcome = await run.execute()
         if self._base.stopping:
             return
-        part.release.finish(outcome.exit_code, outcome.failure)
+        part.release.finish(outcome.exit_code, outcome.failure, outcome.container)
         del self._runs[part]
         self._base.store.touch(part)
 

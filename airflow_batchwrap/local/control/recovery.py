@@ -27,7 +27,7 @@ from airflow_batchwrap.local.model.states import (
     TaskState,
     TaskWish,
 )
-from airflow_batchwrap.local.node import container, process
+from airflow_batchwrap.local.node import instance, process
 from airflow_batchwrap.local.wire import schema, times
 
 log = logging.getLogger(__name__)
@@ -148,10 +148,9 @@ async def kill_leftovers(base: Base) -> None:
                 if task.process:
                     process.kill_recorded(int(task.process[0]), float(task.process[1]))
         process.end_all(base.config.nodes)
-        if any(pool.contains for pool in base.pools):
-            container.remove_all(base.config.nodes)
 
     await asyncio.to_thread(kill)
+    await instance.remove_all(base.config.nodes)
 
 
 async def resume(base: Base, lifecycles: Lifecycles, *, whole: bool = True) -> None:

@@ -244,7 +244,7 @@ class Tasks:
         :param outcome: how it ended.
         """
         task.ended = times.now()
-        task.exit_code, task.failure = outcome.exit_code, outcome.failure
+        task.exit_code, task.failure, task.container = outcome.exit_code, outcome.failure, outcome.container
         task.process, task.wish = None, TaskWish.NONE
         job = task.job
         job.ready.remove(task)
@@ -282,7 +282,7 @@ class Tasks:
         """
         task.shift(TaskState.ACTIVE)
         task.retries = 0
-        task.last_retry = task.ended = task.exit_code = task.failure = None
+        task.last_retry = task.ended = task.exit_code = task.failure = task.container = None
         task.leave_place()
         task.changed()
         self._base.store.touch(task)

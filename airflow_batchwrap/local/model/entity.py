@@ -40,6 +40,7 @@ class Execution:
     retries: int = 0
     last_retry: float | None = None
     result: Result | None = None
+    container: dict[str, str] | None = None
 
     @classmethod
     def of(cls, kept: dict[str, Any] | None) -> Execution | None:
@@ -55,12 +56,16 @@ class Execution:
         execution.result = Result(execution.result) if execution.result else None
         return execution
 
-    def finish(self, exit_code: int | None, failure: dict[str, Any] | None) -> None:
+    def finish(
+        self, exit_code: int | None, failure: dict[str, Any] | None, container: dict[str, str] | None = None
+    ) -> None:
         """Note how it ended.
 
         :param exit_code: the command's exit code; None where it never ran.
         :param failure: Batch's failureInfo; None where it succeeded.
+        :param container: Batch's containerInfo; None where it had no container.
         """
+        self.container = container
         self.state, self.ended = ExecutionState.COMPLETED, times.now()
         self.exit_code, self.failure = exit_code, failure
         self.result = Result.FAILURE if failure else Result.SUCCESS

@@ -125,6 +125,7 @@ class Task(Entity):
 
     __slots__ = (
         "body",
+        "container",
         "ended",
         "exit_code",
         "failure",
@@ -162,6 +163,7 @@ class Task(Entity):
         "process",
         "subtasks",
         "wish",
+        "container",
     )
 
     def __init__(
@@ -180,6 +182,8 @@ class Task(Entity):
         self.ended: float | None = None
         self.exit_code: int | None = None
         self.failure: dict[str, Any] | None = None
+        #: What the container engine said of its container.
+        self.container: dict[str, str] | None = None
         self.retries = 0
         self.last_retry: float | None = None
         self.requeues = 0

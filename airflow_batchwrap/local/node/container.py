@@ -1,38 +1,31 @@
-"""Commands in containers, by the command line of the container engine that this machine has."""
+"""What a task's container is to be: the options of an engine's ``create``, and the variables of its command."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
+import re
 import shlex
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_batchwrap.local.node import environment
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
-#: The engines that are tried, in this order: their command lines are alike in what is used here.
-ENGINES = ("docker", "podman")
-#: How long an engine may take to answer, and to fetch an image and create a container, in seconds.
-ANSWER, CREATE = 20.0, 900.0
-
-#: What of the service's environment an engine's command line may need.
-_OF_THE_ENGINE = (
-    "HOME",
-    "PATH",
-    "XDG_RUNTIME_DIR",
-    "XDG_CONFIG_HOME",
-    "DOCKER_HOST",
-    "DOCKER_CONFIG",
-    "CONTAINER_HOST",
+#: What labels containers: whose they are, and of which task.
+LABEL, TASK_LABEL = "airflow-batchwrap", "airflow-batchwrap.task"
+#: Engines read variables from a file line by line, and lines of 64 KiB at most (Go's bufio.Scanner).
+_LINE = 60_000
+_BREAK = re.compile(r"[\r\n]")
+#: Variables that mean something to an engine's own command line, or to the libraries that it is made of.
+_STEERING = re.compile(
+    r"DOCKER|CONTAINER|PODMAN|BUILD|COMPOSE|XDG_|STORAGE_|REGISTRY|LD_|GO|SSL_|TMP|HOME$|PATH$|USER$|LANG|LC_|DBUS_"
+    r"|NOTIFY_|LISTEN_|.*_PROXY$",
+    re.IGNORECASE,
 )
-#: Variables that are the machine's own, not the container's.
-_OF_THE_MACHINE = frozenset({"PATH", "LANG"})
-_LABEL = "airflow-batchwrap"
 
 
 @dataclass(frozen=True)
@@ -57,9 +50,14 @@ class Container:
     supported: bool = True
 
     @property
-    def name(self) -> str:
-        """The container's name, the same for every run of a task on a node."""
-        return f"{_LABEL}-{hashlib.sha256(str(self.directory).encode()).hexdigest()[:24]}"
+    def task(self) -> str:
+        """What labels it, the same for every run of a task on a node."""
+        return hashlib.sha256(str(self.directory).encode()).hexdigest()[:24]
+
+    @property
+    def nodes(self) -> Path:
+        """The directory of all nodes."""
+        return self.root.parent
 
 
 def of_task(
@@ -100,126 +98,106 @@ def of_task(
     )
 
 
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    own = {name: os.environ[name] for name in _OF_THE_ENGINE if name in os.environ}
-    return {**{name: value for name, value in variables.items() if name not in _OF_THE_MACHINE}, **own}
-
-
-def _ask(arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            arguments,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 1, f"no answer within {timeout:g} s"
-    except OSError as error:
-        return 1, str(error.strerror)
-    return done.returncode, (done.stderr or done.stdout).decode(errors="replace").strip()
-
-
-def find_engine() -> str:
-    """Find a container engine that answers.
-
-    :return: its path.
-    :raises TaskFailed: there is none.
-    """
-    reasons = []
-    for engine in ENGINES:
-        path = shutil.which(engine)
-        if path is None:
-            reasons.append(f"{engine} is not on the PATH")
-            continue
-        code, said = _ask([path, "version"], _environment({}), ANSWER)
-        if code == 0:
-            return path
-        reasons.append(f"{engine} does not answer ({said.splitlines()[-1] if said else f'exit code {code}'})")
-    raise TaskFailed(
-        "ContainerPoolNotSupported",
-        f"The task needs a container engine on this machine, and there is none: {'; '.join(reasons)}. "
-        "Install and start Docker or Podman, or remove the task's containerSettings.",
-    )
-
-
-async def create(
-    container: Container, command: Sequence[str], variables: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]]:
-    """Create a task's container.
+def options_of(container: Container) -> list[str]:
+    """The client's options.
 
     :param container: the container.
-    :param command: the command in it; nothing for the image's own.
-    :param variables: the command's environment.
-    :return: the command line that starts it and shows its output, and the environment of that.
-    :raises TaskFailed: there is no engine, the pool is not for containers, or the container cannot be created.
+    :return: the options.
+    :raises TaskFailed: they cannot be read.
     """
-    if not container.supported:
-        raise TaskFailed(
-            "ContainerPoolNotSupported",
-            "The task has containerSettings, and its pool has no containerConfiguration: give the pool one.",
-        )
-    return await asyncio.to_thread(_create, container, command, variables)
+    try:
+        return shlex.split(container.options)
+    except ValueError as error:
+        raise TaskFailed("ContainerInvalidSettings", f"containerRunOptions cannot be read: {error}.") from None
 
 
-def _create(
-    container: Container, command: Sequence[str], variables: Mapping[str, str]
-) -> tuple[list[str], dict[str, str]]:
-    engine = find_engine()
-    environment = _environment(variables)
-    _ask([engine, "rm", "--force", container.name], environment, ANSWER)
-    arguments = [engine, "create", "--name", container.name, "--label", f"{_LABEL}={container.root.parent}"]
-    # As the user of the service, so that what the container leaves in the node's directories can be removed.
-    arguments += ["--user", f"{os.getuid()}:{os.getgid()}"]
+def as_other_user(container: Container) -> bool:
+    """Whether what it writes may be another user's than the service's."""
+    return any(re.match(r"--user|-u|--privileged", option) for option in options_of(container))
+
+
+def arguments_of(container: Container, engine: str) -> list[str]:
+    """What the service asks an engine to create.
+
+    :param container: the container.
+    :param engine: ``docker`` or ``podman``.
+    :return: the options, without the client's.
+    """
+    arguments = [*labels_of(container), "--user", user_of(engine)]
+    if engine == "podman":
+        # Else the proxies of the service's own environment are the container's.
+        arguments.append("--http-proxy=false")
     if container.working:
         arguments += ["--workdir", f"{container.directory}/wd"]
     for path, read_only in container.mounts:
-        Path(path).mkdir(parents=True, exist_ok=True)
         arguments += ["--volume", f"{path}:{path}{':ro' if read_only else ''}"]
-    # Names alone: the values come from the environment, where no list of processes shows them.
-    inside = [name for name in variables if name not in _OF_THE_MACHINE and (name != "HOME" or container.working)]
-    for name in inside:
-        arguments += ["--env", name if name not in _OF_THE_ENGINE else f"{name}={variables[name]}"]
-    try:
-        arguments += shlex.split(container.options)
-    except ValueError as error:
-        raise TaskFailed("ContainerInvalidSettings", f"containerRunOptions cannot be read: {error}.") from None
-    code, said = _ask([*arguments, container.image, *command], environment, CREATE)
-    if code:
-        reason = said[-500:] or f"exit code {code}"
-        raise TaskFailed(
-            "ContainerInvalidImage",
-            f"The container of the image {container.image!r} could not be created: {reason}",
-            ImageName=container.image,
-        )
-    return [engine, "start", "--attach", container.name], environment
+    return arguments
 
 
-async def remove(container: Container) -> None:
-    """Remove a task's container, running or not; one that is gone is no error.
+def labels_of(container: Container) -> list[str]:
+    """The options that label a container."""
+    return ["--label", f"{LABEL}={container.nodes}", "--label", f"{TASK_LABEL}={container.task}"]
 
-    :param container: the container.
+
+def user_of(engine: str) -> str:
+    """As whom a container writes, so that the service can remove what it leaves: as the service's own user.
+
+    :param engine: ``docker`` or ``podman``.
+    :return: user and group.
     """
-
-    def force() -> None:
-        for engine in filter(None, map(shutil.which, ENGINES)):
-            if not _ask([engine, "rm", "--force", container.name], _environment({}), ANSWER)[0]:
-                return
-
-    await asyncio.to_thread(force)
+    # In a podman of an ordinary user's that user is root, and nobody else is known.
+    return "0:0" if engine == "podman" else f"{os.getuid()}:{os.getgid()}"
 
 
-def remove_all(nodes: Path) -> None:
-    """Remove the containers that an earlier service left.
+def inside(container: Container, variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables in a container: all but those of this machine that nobody has asked for."""
+    own = dict(environment.base())
+    if not container.working:
+        own["HOME"] = str(container.directory / "wd")
+    return {name: value for name, value in variables.items() if own.get(name) != value}
 
-    :param nodes: the directory of all nodes.
+
+def as_lines(variables: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+    """Variables as lines of a file, and those that cannot be lines.
+
+    Those are handed on by the environment of the engine's command line, and may therefore mean nothing to it: a value
+    on the command line itself would be seen by every user of the machine.
+
+    :param variables: the variables.
+    :return: lines, and what is left.
+    :raises ValueError: one cannot be a variable.
+    :raises TaskFailed: one cannot be handed on.
     """
-    for engine in filter(None, map(shutil.which, ENGINES)):
-        environment = _environment({})
-        code, said = _ask(
-            [engine, "ps", "--all", "--quiet", "--filter", f"label={_LABEL}={nodes}"], environment, ANSWER
-        )
-        if code == 0 and said:
-            _ask([engine, "rm", "--force", *said.split()], environment, ANSWER)
+    lines, others = [], {}
+    for name, value in variables.items():
+        if "\0" in name + value or not name:
+            raise ValueError(f"the environment variable {name!r} is none")
+        if not _BREAK.search(value) and len(value.encode()) < _LINE and name[0] != "#":
+            lines.append(f"{name}={value}")
+        elif _STEERING.match(name):
+            raise TaskFailed(
+                "ContainerInvalidSettings",
+                f"The environment variable {name} has several lines or over 60,000 bytes, and means something to the "
+                "container engine itself: give it a shorter value, or another name.",
+            )
+        else:
+            others[name] = value
+    return lines, others
+
+
+def write_lines(lines: list[str]) -> str:
+    """Write variables to a file for an engine.
+
+    :param lines: the lines.
+    :return: its path.
+    """
+    # Readable by its owner alone.
+    descriptor, path = tempfile.mkstemp(prefix=f"{LABEL}-")
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
+    return path
+
+
+def remove_lines(path: str) -> None:
+    """Remove that file."""
+    Path(path).unlink(missing_ok=True)

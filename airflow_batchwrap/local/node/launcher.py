@@ -4,10 +4,11 @@ A program of its own, of the standard library alone: small, so that starting a p
 lines of JSON on a socket, and answers on it. It owns what its commands start (see `family` and `owned`): it ends all of
 it with the command, and everything when the socket is closed, which is also how it learns that the service was killed.
 
-    asked     [number, arguments, environment, directory, make, how]
+    asked     [number, arguments, environment, directory, make, how, undo]
                                     start a command; make its directories first
                                     how: "linger" leaves what it started alone when it ends, "detach" what has left its
                                     group; "append" keeps earlier output
+                                    undo: a command line that is run if the service is killed meanwhile; may be left out
               [process id]                                         end a command, and all it started
               [0]                                                  say that you are there
               [number, directory]                                  end what commands in and below a directory started
@@ -59,13 +60,15 @@ class _Command:
     :param how: as it was asked for.
     """
 
-    __slots__ = ("carried", "code", "directory", "doomed", "how", "number", "over", "pid")
+    __slots__ = ("carried", "code", "directory", "doomed", "how", "number", "over", "pid", "undo")
 
     def __init__(self, number: int, carried: int, pid: int, directory: str, how: str) -> None:
         self.number, self.carried, self.pid, self.directory, self.how = number, carried, pid, directory, how
         #: Whether all of it is to go; when it ended; how. A code that was said already is None.
         self.doomed, self.over = False, 0.0
         self.code: int | None = None
+        #: What is run, in which environment, if the service is gone before that.
+        self.undo: tuple[list[str], dict[str, str]] | None = None
 
     def is_below(self, directory: str) -> bool:
         """Whether it works in a directory or below it."""
@@ -154,7 +157,14 @@ class Launcher:
             self._answer(f'[{line[0]},"started",{pid}]')
 
     def _start(
-        self, number: int, arguments: list[str], environment: dict[str, str], directory: str, make: bool, how: str
+        self,
+        number: int,
+        arguments: list[str],
+        environment: dict[str, str],
+        directory: str,
+        make: bool,
+        how: str,
+        undo: list[str] | None = None,
     ) -> int:
         files = self._places.enter(directory, make=make, append=how == "append")
         self._count += 1
@@ -166,7 +176,9 @@ class Launcher:
         finally:
             for file in files:
                 os.close(file)
-        self._running[pid] = self._commands[carried] = _Command(number, carried, pid, directory, how)
+        command = self._running[pid] = self._commands[carried] = _Command(number, carried, pid, directory, how)
+        if undo:
+            command.undo = undo, environment
         return pid
 
     def _kill(self, commands: list[_Command]) -> None:
@@ -239,6 +251,14 @@ class Launcher:
         return command is None or command.doomed
 
     def _end_all(self) -> None:
+        self._kill_all()
+        for command in self._commands.values():
+            if command.undo is not None:
+                # Nobody waits for it: this process ends.
+                with contextlib.suppress(spawn.Failed):
+                    spawn.spawn(*command.undo, self._null, [os.open(os.devnull, os.O_WRONLY)] * 2)
+
+    def _kill_all(self) -> None:
         for pid in self._running:
             _kill_group(pid)
         # Without a subreaper what detached is found by the next start of the service.

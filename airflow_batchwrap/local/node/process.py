@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,13 @@ class Helper(asyncio.Protocol):
             await self._sweeping
 
     async def start(
-        self, arguments: list[str], environment: dict[str, str], directory: Path, make: bool, how: str = ""
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        directory: Path,
+        make: bool,
+        how: str = "",
+        undo: Sequence[str] = (),
     ) -> Child:
         """Start a command with no shell; its output goes straight into plain files, readable while it runs.
 
@@ -180,6 +187,7 @@ class Helper(asyncio.Protocol):
         :param make: make these directories first.
         :param how: ``linger`` leaves what it started running when it ends, ``detach`` what has a session of its own by
             then (``clear`` ends it); ``append`` keeps the output of earlier ones.
+        :param undo: a command line that is run where the command was under way when the service was killed.
         :return: the running command.
         :raises DirectoryFailed: the directories could not be made: they are there, or cannot be.
         :raises ProgramNotFound: there is no such program.
@@ -193,7 +201,7 @@ class Helper(asyncio.Protocol):
         self._number += 1
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked[self._number] = answer
-        self._ask([self._number, arguments, environment, str(directory), make, how])
+        self._ask([self._number, arguments, environment, str(directory), make, how, *([undo] if undo else [])])
         return await answer
 
     def _ask(self, message: list[Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.local.model.states import Ending
-from airflow_batchwrap.local.node import container, environment, layout, opening, process, threads, transfer
+from airflow_batchwrap.local.node import container, environment, instance, layout, opening, process, threads, transfer
 from airflow_batchwrap.local.node.blob import BlobClient
 from airflow_batchwrap.local.node.transfer import TaskFailed
 
@@ -64,10 +64,12 @@ class Outcome:
 
     :param exit_code: the command's exit code; None where it never ran.
     :param failure: Batch's failureInfo; None where it succeeded.
+    :param container: Batch's containerInfo; None where it had no container.
     """
 
     exit_code: int | None
     failure: dict[str, Any] | None
+    container: dict[str, str] | None = None
 
     @property
     def result(self) -> str:
@@ -99,6 +101,7 @@ class Run:
         self._blobs = blobs
         self._started = started
         self._child: process.Child | None = None
+        self._instance: instance.Instance | None = None
         self._transfer: asyncio.Task[None] | None = None
         self._exit_code: int | None = None
 
@@ -165,7 +168,7 @@ class Run:
                 log.exception("The uploads of a task failed for a reason of the service's own.")
                 fault = "The local Batch service could not upload the output files."
                 failure = failure or TaskFailed("FileUploadMiscError", fault, category="ServerError").failure
-        return Outcome(self._exit_code, failure)
+        return Outcome(self._exit_code, failure, self._instance.info if self._instance else None)
 
     async def _fetch(self, work: Work) -> None:
         working = await layout.make_task(work.directory, work.root, keep=work.keep)
@@ -194,13 +197,16 @@ class Run:
             self._transfer = None
 
     async def _command(self, work: Work, make: bool) -> int | None:
+        if work.container is None:
+            return await self._watched(work, make)
+        self._instance = made = instance.Instance(work.container)
         try:
-            return await self._contained(work, make)
+            exit_code = await self._watched(work, make)
+            return exit_code if exit_code is None or self.reason else await made.ended(exit_code)
         finally:
-            if work.container is not None:
-                await container.remove(work.container)
+            await made.remove()
 
-    async def _contained(self, work: Work, make: bool) -> int | None:
+    async def _watched(self, work: Work, make: bool) -> int | None:
         try:
             self._child = await self._start(work, make)
             self._started(self._child)
@@ -214,15 +220,15 @@ class Run:
 
     async def _start(self, work: Work, make: bool) -> process.Child:
         try:
-            arguments, variables = await self._command_line(work)
+            arguments, variables, undo = await self._command_line(work)
             try:
-                return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
+                return await process.HELPER.start(arguments, variables, work.directory, make, work.how, undo)
             except process.DirectoryFailed as error:
                 if error.errno not in (errno.EEXIST, errno.EACCES, errno.ENOTDIR, errno.ELOOP):
                     raise
                 # Left by an earlier run on this node, or locked or replaced by another task.
                 await layout.make_task(work.directory, work.root)
-                return await process.HELPER.start(arguments, variables, work.directory, False, work.how)
+                return await process.HELPER.start(arguments, variables, work.directory, False, work.how, undo)
         except process.ProgramNotFound:
             raise TaskFailed(
                 "CommandProgramNotFound", "The specified command program is not found", CommandProgram=arguments[0]
@@ -233,12 +239,14 @@ class Run:
             await threads.apart(_leave_no_output, work)
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
 
-    async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str]]:
-        if work.container is None:
-            return await _split(work.command), work.variables
+    async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str], list[str]]:
+        """What is started, in which environment, and what undoes it where nobody is left to do so."""
+        made = self._instance
+        if made is None:
+            return await _split(work.command), work.variables, []
         inside = await _split(work.command) if work.command.strip() else []
         # An image may take its time to come, and nobody waits for that once the run is to end.
-        creating = asyncio.ensure_future(container.create(work.container, inside, work.variables))
+        creating = asyncio.ensure_future(made.create(inside, work.variables))
         stopped = asyncio.ensure_future(self.stopped.wait())
         await asyncio.wait([creating, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
