@@ -285,6 +285,27 @@ def test_task_that_removes_its_own_directory(wire: Wire, job: str, web: Web, wha
     wire.client.delete_task(job, task.id)
 
 
+def test_task_that_removes_its_whole_node(wire: Wire, web: Web) -> None:
+    pool = wire.pool(1)
+    job = wire.job(pool)
+    task = wire.run(job, "/bin/sh -c 'rm -rf $AZ_BATCH_NODE_ROOT_DIR; exit 4'", output_files=[output(web, "*")])
+    assert info_of(task).exit_code == 4
+    works(wire, job)
+    wire.client.begin_delete_pool(pool, polling_interval=0).wait()
+
+
+def test_very_many_output_files(watched: Watched, wire: Wire, job: str, web: Web) -> None:
+    command = "/bin/sh -c 'mkdir a b; for i in $(seq 200); do echo $i > a/$i; ln a/$i b/$i; done'"
+    task = wire.run(job, command, output_files=[output(web, "**/*", "out")])
+    assert info_of(task).result == "success"
+    assert {path: body for path, body in web.files.items() if "/a/" in path} == {
+        f"/box/out/a/{number}": f"{number}\n".encode() for number in range(1, 201)
+    }
+    assert len(web.asked) == 400
+    assert wire.text(job, task.id, "fileuploadout.txt").count("uploaded") == 400
+    watched.no_stall()
+
+
 #: Directories one in the other, deeper than Python recurses and longer than a path may be, and many files.
 CROWD = """
 import os
