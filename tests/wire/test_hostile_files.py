@@ -242,7 +242,7 @@ def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web
     failure = info_of(task).failure_info
     assert failure is not None
     assert failure.code == "FileUploadMiscError"
-    assert failure.category == m.BatchErrorSourceCategory.USER_ERROR
+    assert str(failure.as_dict()["category"]).lower() == "usererror"
     assert "UTF-8" in str(failure.message)
     assert "UTF-8" in wire.text(job, task.id, "fileuploaderr.txt")
 
@@ -285,12 +285,17 @@ def test_task_that_removes_its_own_directory(wire: Wire, job: str, web: Web, wha
     wire.client.delete_task(job, task.id)
 
 
-def test_task_that_removes_its_whole_node(wire: Wire, web: Web) -> None:
+@pytest.mark.parametrize("what", ["$AZ_BATCH_NODE_ROOT_DIR", "$(dirname $AZ_BATCH_NODE_ROOT_DIR)"])
+def test_task_that_removes_its_whole_node_or_all_nodes(wire: Wire, job: str, web: Web, what: str) -> None:
     pool = wire.pool(1)
-    job = wire.job(pool)
-    task = wire.run(job, "/bin/sh -c 'rm -rf $AZ_BATCH_NODE_ROOT_DIR; exit 4'", output_files=[output(web, "*")])
+    own = wire.job(pool)
+    task = wire.run(own, f"/bin/sh -c 'rm -rf {what}; exit 4'", output_files=[output(web, "*")])
     assert info_of(task).exit_code == 4
+    works(wire, own)
     works(wire, job)
+    files = [m.ResourceFile(http_url=f"{web.url}/x", file_path="x")]
+    web.files["/x"] = b"brought"
+    assert wire.text(own, wire.run(own, "/bin/cat x", resource_files=files).id) == "brought"
     wire.client.begin_delete_pool(pool, polling_interval=0).wait()
 
 

@@ -70,6 +70,18 @@ def descend(
     return here
 
 
+def made(path: str) -> str:
+    """Make a directory that was there and is gone, for its owner alone.
+
+    :param path: the directory; one that is there is no error. What holds it is there.
+    :return: the path.
+    :raises OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)  # noqa: PTH102 - pathlib takes its time
+    return path
+
+
 def _top(base: str | os.PathLike[str] | int) -> int:
     if isinstance(base, int):
         return os.open(".", WAY, dir_fd=base)

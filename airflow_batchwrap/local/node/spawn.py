@@ -41,7 +41,7 @@ class Places:
 
     def __init__(self, nodes: str) -> None:
         # What is below is found from there on: a descriptor is quicker than a path, and stays the same directory.
-        self._nodes, self._length = opening.descend(nodes, ()), len(nodes) + 1
+        self._nodes, self._length, self._path = opening.descend(nodes, ()), len(nodes) + 1, nodes
         # The directory that the last task was made in: tasks of a job follow each other.
         self._above, self._way, self._known = "", -1, (0, 0)
 
@@ -99,6 +99,10 @@ class Places:
         try:
             way = opening.descend(self._nodes, parts)
         except FileNotFoundError:
+            if not os.fstat(self._nodes).st_nlink:
+                # A task has removed the directory of all nodes.
+                os.close(self._nodes)
+                self._nodes = opening.descend(opening.made(self._path), ())
             way = opening.descend(self._nodes, parts, make=True)
         if self._above:
             os.close(self._way)
