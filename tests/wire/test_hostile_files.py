@@ -311,6 +311,25 @@ def test_very_many_output_files(watched: Watched, wire: Wire, job: str, web: Web
     watched.no_stall()
 
 
+def test_pipes_in_the_data_directory(wire: Wire, job: str, web: Web) -> None:
+    """What the service reads there beside its state is no sandbox's wall, and hangs nobody either."""
+    data = "$AZ_BATCH_NODE_ROOT_DIR/../.."
+    evil = f"mkdir -p {data}/applications/evil; mkfifo {data}/auto-storage"
+    evil += "".join(f"; mkfifo {data}/applications/evil/{name}" for name in ("application.json", "1.zip", "2"))
+    wire.run(job, f"/bin/sh -c '{evil}'")
+    assert [application.id for application in wire.client.list_applications()] == ["evil"]
+    for version in (None, "1", "2"):
+        package = m.BatchApplicationPackageReference(application_id="evil", version=version)
+        failure = info_of(wire.run(job, "/bin/true", application_package_references=[package])).failure_info
+        assert failure is not None
+        assert failure.code == "ApplicationPackageError"
+    files = [m.ResourceFile(auto_storage_container_name="any")]
+    failure = info_of(wire.run(job, "/bin/true", resource_files=files)).failure_info
+    assert failure is not None
+    assert failure.code == "ResourceContainerNotFound"
+    works(wire, job)
+
+
 #: Directories one in the other, deeper than Python recurses and longer than a path may be, and many files.
 CROWD = """
 import os
