@@ -16,6 +16,8 @@ from airflow_batchwrap.local.node import opening, threads, walking
 from airflow_batchwrap.local.node.incoming import Incoming, PlaceError
 from airflow_batchwrap.local.node.lanes import TOGETHER, Lanes
 
+pytestmark = pytest.mark.as_user
+
 
 def listen(path: Path) -> None:
     """Leave a socket at a path."""

@@ -201,6 +201,7 @@ def test_reading_something_else(wire: Wire, job: str, web: Web, outside: Path, k
     assert outside.read_text() == "untouched"
 
 
+@pytest.mark.as_user
 @pytest.mark.parametrize("what", ["task", "job", "workitems"])
 @pytest.mark.parametrize("resource", [False, True])
 def test_link_in_place_of_a_neighbours_directory(
@@ -227,6 +228,18 @@ def test_link_in_place_of_a_neighbours_directory(
     wire.client.delete_task(job, "victim")
     wire.client.begin_delete_job(job, polling_interval=0).wait()
     assert sorted(path.name for path in away.rglob("*")) == ["kept", "victim"]
+
+
+@pytest.mark.as_user
+def test_directory_that_was_moved_out_and_linked(wire: Wire, tmp_path: Path) -> None:
+    """The place of the job's next task is made anew, though the link leads to the very directory of the last one."""
+    job = wire.job(wire.pool(1))
+    away = tmp_path / "away"
+    place = f"$AZ_BATCH_NODE_ROOT_DIR/workitems/{job}"
+    wire.run(job, "/bin/true", id="first")
+    wire.run(job, f"/bin/sh -c 'mv {place} {away}; ln -s {away} {place}'", id="evil")
+    works(wire, job)
+    assert sorted(path.name for path in (away / "job-1").iterdir()) == ["evil", "first"]
 
 
 def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web) -> None:
