@@ -201,6 +201,7 @@ def test_reading_something_else(wire: Wire, job: str, web: Web, outside: Path, k
     assert outside.read_text() == "untouched"
 
 
+@pytest.mark.as_user
 @pytest.mark.parametrize("what", ["task", "job", "workitems"])
 @pytest.mark.parametrize("resource", [False, True])
 def test_link_in_place_of_a_neighbours_directory(
@@ -227,6 +228,18 @@ def test_link_in_place_of_a_neighbours_directory(
     wire.client.delete_task(job, "victim")
     wire.client.begin_delete_job(job, polling_interval=0).wait()
     assert sorted(path.name for path in away.rglob("*")) == ["kept", "victim"]
+
+
+@pytest.mark.as_user
+def test_directory_that_was_moved_out_and_linked(wire: Wire, tmp_path: Path) -> None:
+    """The place of the job's next task is made anew, though the link leads to the very directory of the last one."""
+    job = wire.job(wire.pool(1))
+    away = tmp_path / "away"
+    place = f"$AZ_BATCH_NODE_ROOT_DIR/workitems/{job}"
+    wire.run(job, "/bin/true", id="first")
+    wire.run(job, f"/bin/sh -c 'mv {place} {away}; ln -s {away} {place}'", id="evil")
+    works(wire, job)
+    assert sorted(path.name for path in (away / "job-1").iterdir()) == ["evil", "first"]
 
 
 def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web) -> None:
@@ -283,6 +296,51 @@ def test_task_that_removes_its_own_directory(wire: Wire, job: str, web: Web, wha
     assert info.failure_info.code == "FailureExitCode"
     works(wire, job)
     wire.client.delete_task(job, task.id)
+
+
+@pytest.mark.parametrize("what", ["$AZ_BATCH_NODE_ROOT_DIR", "$(dirname $AZ_BATCH_NODE_ROOT_DIR)"])
+def test_task_that_removes_its_whole_node_or_all_nodes(wire: Wire, job: str, web: Web, what: str) -> None:
+    pool = wire.pool(1)
+    own = wire.job(pool)
+    task = wire.run(own, f"/bin/sh -c 'rm -rf {what}; exit 4'", output_files=[output(web, "*")])
+    assert info_of(task).exit_code == 4
+    works(wire, own)
+    works(wire, job)
+    files = [m.ResourceFile(http_url=f"{web.url}/x", file_path="x")]
+    web.files["/x"] = b"brought"
+    assert wire.text(own, wire.run(own, "/bin/cat x", resource_files=files).id) == "brought"
+    wire.client.begin_delete_pool(pool, polling_interval=0).wait()
+
+
+def test_very_many_output_files(watched: Watched, wire: Wire, job: str, web: Web) -> None:
+    command = "/bin/sh -c 'mkdir a b; for i in $(seq 200); do echo $i > a/$i; ln a/$i b/$i; done'"
+    task = wire.run(job, command, output_files=[output(web, "**/*", "out")])
+    assert info_of(task).result == "success"
+    assert {path: body for path, body in web.files.items() if "/a/" in path} == {
+        f"/box/out/a/{number}": f"{number}\n".encode() for number in range(1, 201)
+    }
+    assert len(web.asked) == 400
+    assert wire.text(job, task.id, "fileuploadout.txt").count("uploaded") == 400
+    watched.no_stall()
+
+
+def test_pipes_in_the_data_directory(wire: Wire, job: str, web: Web) -> None:
+    """What the service reads there beside its state is no sandbox's wall, and hangs nobody either."""
+    data = "$AZ_BATCH_NODE_ROOT_DIR/../.."
+    evil = f"mkdir -p {data}/applications/evil; mkfifo {data}/auto-storage"
+    evil += "".join(f"; mkfifo {data}/applications/evil/{name}" for name in ("application.json", "1.zip", "2"))
+    wire.run(job, f"/bin/sh -c '{evil}'")
+    assert [application.id for application in wire.client.list_applications()] == ["evil"]
+    for version in (None, "1", "2"):
+        package = m.BatchApplicationPackageReference(application_id="evil", version=version)
+        failure = info_of(wire.run(job, "/bin/true", application_package_references=[package])).failure_info
+        assert failure is not None
+        assert failure.code == "ApplicationPackageError"
+    files = [m.ResourceFile(auto_storage_container_name="any")]
+    failure = info_of(wire.run(job, "/bin/true", resource_files=files)).failure_info
+    assert failure is not None
+    assert failure.code == "ResourceContainerNotFound"
+    works(wire, job)
 
 
 #: Directories one in the other, deeper than Python recurses and longer than a path may be, and many files.

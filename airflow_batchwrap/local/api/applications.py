@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.local.api.call import Call, Reply, numbered
 from airflow_batchwrap.local.model import usage
-from airflow_batchwrap.local.node import packages
+from airflow_batchwrap.local.node import packages, threads
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.errors import BatchError
 
@@ -26,11 +27,14 @@ def _rows(views: list[dict[str, Any]]) -> list[_Row]:
     return [_Row(str(uid), view) for uid, view in enumerate(views, 1)]
 
 
+def _described(data: Path) -> list[dict[str, Any]]:
+    shown = [packages.describe(data, name) for name in packages.names(data)]
+    return [one for one in shown if one["versions"]]
+
+
 async def list_applications(call: Call) -> Reply:
     """List the applications that have a version."""
-    data = call.world.config.data
-    shown = [packages.describe(data, name) for name in packages.names(data)]
-    rows = _rows([one for one in shown if one["versions"]])
+    rows = _rows(await threads.apart(_described, call.world.config.data))
     return await call.listing("applications", numbered(rows), lambda row, _: row.view)
 
 
@@ -38,7 +42,7 @@ async def get_application(call: Call) -> Reply:
     """Show an application."""
     name = call.path["applicationId"]
     try:
-        shown = packages.describe(call.world.config.data, name)
+        shown = await threads.apart(packages.describe, call.world.config.data, name)
     except packages.PackageMissing:
         raise BatchError("ApplicationNotFound") from None
     return Reply({"odata.metadata": f"{call.base}/$metadata#applications/@Element", **shown})

@@ -312,7 +312,8 @@ class Call:
                     following = last
                     return
                 value.append(versions.shown(self.version, kind, view(item, names)))
-                room -= sum(len(shown) for shown in value[-1].values() if isinstance(shown, str))
+                if apart:
+                    room -= sum(len(shown) for shown in value[-1].values() if isinstance(shown, str))
                 last = item.place
 
         if apart:

@@ -21,7 +21,6 @@ async def make_node(root: Path) -> None:
 
 
 def _make_node(root: Path) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
     top = _made(root.parent, (root.name,))
     try:
         for name in NODE_DIRECTORIES:
@@ -31,6 +30,9 @@ def _make_node(root: Path) -> None:
 
 
 def _made(base: Path | int, parts: tuple[str, ...]) -> int:
+    if isinstance(base, Path):
+        # A task may have removed the directory of all nodes.
+        opening.made(str(base))
     return opening.descend(base, parts, make=True, replace=True, unlocking=True)
 
 

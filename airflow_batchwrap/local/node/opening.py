@@ -70,6 +70,18 @@ def descend(
     return here
 
 
+def made(path: str) -> str:
+    """Make a directory that was there and is gone, for its owner alone.
+
+    :param path: the directory; one that is there is no error. What holds it is there.
+    :return: the path.
+    :raises OSError: it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)  # noqa: PTH102 - pathlib takes its time
+    return path
+
+
 def _top(base: str | os.PathLike[str] | int) -> int:
     if isinstance(base, int):
         return os.open(".", WAY, dir_fd=base)
@@ -239,8 +251,22 @@ def reading(root: str | os.PathLike[str], relative: str) -> tuple[int, os.stat_r
         descriptor = os.open(parts[-1], _READ, dir_fd=directory)
     finally:
         os.close(directory)
+    return _regular(descriptor, relative)
+
+
+def plain(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Open a regular file of the user's own to read, wherever links lead; a pipe in its place holds up nobody.
+
+    :param path: the file.
+    :return: a descriptor, to be closed, and what the file is.
+    :raises OSError: there is no such file, or it cannot be read.
+    """
+    return _regular(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), os.fspath(path))
+
+
+def _regular(descriptor: int, name: str) -> tuple[int, os.stat_result]:
     found = os.fstat(descriptor)
     if stat.S_ISREG(found.st_mode):
         return descriptor, found
     os.close(descriptor)
-    raise FileNotFoundError(errno.ENOENT, "it is no regular file", relative)
+    raise FileNotFoundError(errno.ENOENT, "it is no regular file", name)

@@ -23,6 +23,8 @@ from airflow_batchwrap.local.node.transfer import TaskFailed
 #: What an application and a version may be called (Learn: letters, digits, hyphens, underscores; versions dots too).
 _NAME, _VERSION = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ABOUT = "application.json"
+#: How much is read of it, in bytes.
+_LARGEST = 64 * 1024
 #: How much of a file is unpacked before others have a look at the clock, in bytes.
 _CHUNK = 256 * 1024
 
@@ -56,7 +58,7 @@ def names(data: Path) -> list[str]:
 
 
 def _is_application(path: Path) -> bool:
-    return path.is_dir() and bool(_NAME.fullmatch(path.name))
+    return bool(_NAME.fullmatch(path.name)) and path.is_dir()
 
 
 def describe(data: Path, name: str) -> dict[str, Any]:
@@ -78,6 +80,8 @@ def describe(data: Path, name: str) -> dict[str, Any]:
 
 
 def _folder(data: Path, name: str) -> Path:
+    if _is_application(data / "applications" / name):
+        return data / "applications" / name
     # Ids are case-insensitive, as all of Batch's are.
     for known in names(data):
         if known.lower() == name.lower():
@@ -91,7 +95,9 @@ def _legal(version: str) -> bool:
 
 def _about(folder: Path) -> dict[str, str]:
     try:
-        about = json.loads((folder / _ABOUT).read_text())
+        descriptor, _ = opening.plain(folder / _ABOUT)
+        with os.fdopen(descriptor, "rb") as file:
+            about = json.loads(file.read(_LARGEST))
     except (OSError, ValueError):
         return {}
     return {key: str(value) for key, value in about.items()} if isinstance(about, dict) else {}
@@ -111,7 +117,7 @@ def find(data: Path, reference: dict[str, Any]) -> tuple[Path, str, str]:
         raise PackageMissing(f"no version of {folder.name!r} is given, and it has no default one")
     if _legal(version):
         for path in (folder / f"{version}.zip", folder / version):
-            if path.exists():
+            if path.is_file() or path.is_dir():
                 return path, folder.name, version
     raise PackageMissing(f"there is no version {version!r} of {folder.name!r}")
 
@@ -221,15 +227,17 @@ def _copy(source: Path, top: int) -> Generator[None, None, None]:
                     elif entry.is_dir():
                         below.append(f"{relative}/{entry.name}".lstrip("/"))
                     elif entry.is_file():
-                        with Path(entry.path).open("rb") as file:
-                            yield from _write(file.read, here, entry.name, stat.S_IMODE(entry.stat().st_mode))
+                        descriptor, status = opening.plain(entry.path)
+                        with os.fdopen(descriptor, "rb") as file:
+                            yield from _write(file.read, here, entry.name, stat.S_IMODE(status.st_mode))
                     yield
         finally:
             os.close(here)
 
 
 def _extract(source: Path, top: int) -> Generator[None, None, None]:
-    with zipfile.ZipFile(source) as archive:
+    descriptor, _ = opening.plain(source)
+    with os.fdopen(descriptor, "rb") as file, zipfile.ZipFile(file) as archive:
         for item in archive.infolist():
             parts = [part for part in item.filename.split("/") if part not in ("", ".")]
             if not parts:

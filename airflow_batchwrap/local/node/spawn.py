@@ -41,9 +41,11 @@ class Places:
 
     def __init__(self, nodes: str) -> None:
         # What is below is found from there on: a descriptor is quicker than a path, and stays the same directory.
-        self._nodes, self._length = opening.descend(nodes, ()), len(nodes) + 1
+        self._nodes, self._length, self._path = opening.descend(nodes, ()), len(nodes) + 1, nodes
         # The directory that the last task was made in: tasks of a job follow each other.
-        self._above, self._way, self._known = "", -1, (0, 0)
+        self._above, self._way = "", -1
+        self._through: list[str] = []
+        self._known: list[tuple[int, int]] = []
 
     def enter(self, directory: str, *, make: bool, append: bool) -> list[int]:
         """Go to where a command is to work.
@@ -89,22 +91,37 @@ class Places:
         return here
 
     def _to(self, above: str) -> int:
-        if above == self._above:
-            # Whatever the path goes through: no other directory has that one's number as long as it is open.
-            with contextlib.suppress(OSError):
-                found = os.stat(above, dir_fd=self._nodes)
-                if (found.st_dev, found.st_ino) == self._known:
-                    return self._way
+        if above == self._above and self._is_known():
+            return self._way
         parts = above.split("/")
         try:
             way = opening.descend(self._nodes, parts)
         except FileNotFoundError:
+            if not os.fstat(self._nodes).st_nlink:
+                # A task has removed the directory of all nodes.
+                os.close(self._nodes)
+                self._nodes = opening.descend(opening.made(self._path), ())
             way = opening.descend(self._nodes, parts, make=True)
         if self._above:
             os.close(self._way)
-        status = os.fstat(way)
-        self._above, self._way, self._known = above, way, (status.st_dev, status.st_ino)
+        self._above, self._way = above, way
+        # The paths of all that it goes through, which no task may exchange for a link, moved elsewhere or not.
+        self._through = ["/".join(parts[: number + 1]) for number in range(len(parts))]
+        self._known = [_number(os.stat(path, dir_fd=self._nodes, follow_symlinks=False)) for path in self._through]
         return way
+
+    def _is_known(self) -> bool:
+        # No other directory has the number of one that is open, or of one above that.
+        try:
+            return self._known == [
+                _number(os.stat(path, dir_fd=self._nodes, follow_symlinks=False)) for path in self._through
+            ]
+        except OSError:
+            return False
+
+
+def _number(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def spawn(arguments: list[str], environment: dict[str, str], null: int, files: list[int]) -> int:

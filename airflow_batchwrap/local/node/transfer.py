@@ -106,8 +106,10 @@ def _of_container(container: str, blobs: Sequence[Blob], below: str, mode: str) 
 def _auto_storage(file: dict[str, Any], account: Path) -> str:
     name = file["autoStorageContainerName"]
     try:
-        return child(account.read_text().strip(), name)
-    except OSError:
+        descriptor, _ = opening.plain(account)
+        with os.fdopen(descriptor) as opened:
+            return child(opened.read().strip(), name)
+    except (OSError, ValueError):
         raise TaskFailed(
             "ResourceContainerNotFound",
             f"The local Batch service has no auto storage account: write the address of a blob service, with a SAS, to "
