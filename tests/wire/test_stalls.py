@@ -36,6 +36,10 @@ def test_thousand_nodes_and_placements_stall_nothing(services: Services, tmp_pat
         wire.until(lambda: client.get_job_task_counts(job).task_counts.succeeded == MANY, 120)
         watched.no_stall()
 
+        assert len(list(client.list_tasks(job, filter="startswith(id, 't1')"))) == 111
+        assert len(list(client.list_tasks(job))) == MANY
+        watched.no_stall()
+
         watched.forget()
         client._resize_pool_internal("many", m.BatchPoolResizeOptions(target_dedicated_nodes=0))
         wire.until(lambda: client.get_pool("many").allocation_state == "steady", 120)

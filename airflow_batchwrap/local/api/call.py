@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ from airflow_batchwrap.local.world import World
 PAGE = 1000
 #: How many characters the texts of a page may hold whose items tasks name: what is larger takes long to write as JSON.
 ROOM = 1024 * 1024
+#: How many items of a list are looked at in one turn of the event loop.
+TURN = 100
 #: From so many bytes on, a body is parsed without the garbage collector: it would look for cycles again and again among
 #: hundreds of thousands of new lists, which hold none, and keep the loop for five times as long.
 _LARGE = 64 * 1024
@@ -300,9 +303,10 @@ class Call:
 
         def gather() -> Generator[None, None, None]:
             nonlocal following, last, room
-            for item in items(after):
-                if item is None:
+            for looked_at, item in enumerate(items(after), 1):
+                if item is None or looked_at % TURN == 0:
                     yield
+                if item is None:
                     continue
                 if wanted is not None:
                     looked = view(item, heads)
@@ -320,7 +324,7 @@ class Call:
             await threads.finish(gather())
         else:
             for _ in gather():
-                pass
+                await asyncio.sleep(0)
         body: dict[str, Any] = {"odata.metadata": f"{self.base}/$metadata#{kind}", "value": value}
         if following is not None:
             body["odata.nextLink"] = self._next(following)

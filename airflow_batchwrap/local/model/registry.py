@@ -91,8 +91,8 @@ class Registry(Generic[E]):
         if self._new:
             # Two runs, of which the second is short while a list is read page by page: Python's sort only merges them.
             self._new.sort()
-            self._sorted += self._new
-            self._sorted.sort()
+            # Another list, since somebody may be halfway through the present one.
+            self._sorted = sorted(self._sorted + self._new)
             self._new = []
         names = self._sorted
         last = name.lower()
