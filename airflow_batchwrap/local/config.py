@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from airflow_batchwrap.local.faults import Faults
@@ -44,12 +45,12 @@ class Config:
     trusted: tuple[Path, ...] = ()
     patience: float = PATIENCE
 
-    @property
+    @cached_property
     def nodes(self) -> Path:
         """The directory of all nodes."""
         return self.data / "nodes"
 
-    @property
+    @cached_property
     def aside(self) -> Path:
         """The directory of what could not be removed yet."""
         return self.data / "removed"
