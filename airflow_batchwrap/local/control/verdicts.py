@@ -42,12 +42,11 @@ def of_run(task: Task, ending: Ending | None, outcome: Outcome | None) -> Verdic
     if ending == Ending.LOST:
         # Learn: BatchTaskExecutionInfo.requeueCount is of what a user's request leads to.
         return Verdict.WAITS
-    active = task.job.state == JobState.ACTIVE
     if outcome is None:
         # Not ended from outside: the preparation failed, or never ended, and the task waits for another node
         # (azure-notes.md, trap 1).
-        return Verdict.WAITS if ending is None or not active else Verdict.NEVER_RAN
-    if outcome.retriable and ending is None and active and _may_retry(task):
+        return Verdict.WAITS if ending is None else Verdict.NEVER_RAN
+    if outcome.retriable and ending is None and task.job.state == JobState.ACTIVE and _may_retry(task):
         return Verdict.RETRIED
     return Verdict.COMPLETED
 
