@@ -258,7 +258,7 @@ def test_node_that_goes_requeues_the_task(wire: Wire) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "more"),
-    [(several(count=0), {}), (several(" "), {}), (several(), {"required_slots": 1})],
+    [(several(count=0), {}), (several(" "), {}), (several(), {"required_slots": 2})],
 )
 def test_settings_that_cannot_be(
     wire: Wire, gang: str, settings: m.MultiInstanceSettings, more: dict[str, Any]

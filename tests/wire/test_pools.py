@@ -74,7 +74,7 @@ def test_node_has_the_directories_of_a_node(wire: Wire, pool: str) -> None:
     ]
     shown = wire.client.get_node(pool, node.id)
     assert shown.scheduling_state == "enabled"
-    assert shown.vm_size == "Standard_D2s_v3"
+    assert shown.vm_size == "standard_d2s_v3"
 
 
 def test_resize_up_and_down(wire: Wire) -> None:

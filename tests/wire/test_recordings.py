@@ -40,7 +40,7 @@ OLD = {
     "2021-06-01.14.0": (1.0, 0.85),
     "2020-09-01.12.0": (0.94, 0.8),
     "2020-03-01.11.0": (0.96, 0.78),
-    "2019-08-01.10.0": (0.85, 0.7),
+    "2019-08-01.10.0": (0.85, 0.65),
 }
 Shares = dict[str, tuple[float, float]]
 _LINE = re.compile(r"apart from drift and timing: (\S+) +(\d+) of (\d+) equal in shape, (\d+) in status")

@@ -51,6 +51,7 @@ MEANT: dict[str, Any] = {
     "onAllTasksComplete": "noaction",
     "usesTaskDependencies": True,
     "virtualMachineConfiguration": MACHINE,
+    "vmSize": "standard_d2s_v3",
 }
 #: What cannot stand beside the rest, or needs something outside; each has tests of its own.
 LEFT_OUT = {

@@ -162,15 +162,23 @@ class Pools:
         if pool.state == PoolState.DELETING or self._base.stopping:
             return
         if stop.is_set() or not all(way.done() for way in leaving.values()):
-            # The targets stay what was asked for, as recorded.
-            staying = {node.dedicated for node in leaving if self._nodes.stay(node)}
-            for dedicated in sorted(staying, reverse=True):
-                if not stop.is_set():
-                    self._lack(pool, allocation.shortage(dedicated, stopped=False))
-            self._tasks.look(pool.id)
+            self._keep(pool, leaving, stopped=stop.is_set())
         pool.allocate(Allocation.STEADY)
         self._base.store.touch(pool)
         self._base.events.tell(PoolSteady(pool))
+
+    def _keep(self, pool: Pool, leaving: Iterable[Node], *, stopped: bool) -> None:
+        """Keep the nodes that still wait for their tasks, where their resize was stopped or took too long."""
+        kinds = {node.dedicated for node in leaving if self._nodes.stay(node)}
+        if stopped:
+            # Of a pool that was to grow the targets stay what was asked for, as recorded.
+            there = sum(node.dedicated for node in pool.nodes)
+            pool.target_dedicated = max(pool.target_dedicated, there)
+            pool.target_low_priority = max(pool.target_low_priority, len(pool.nodes) - there)
+        else:
+            for dedicated in sorted(kinds, reverse=True):
+                self._lack(pool, allocation.shortage(dedicated, stopped=False))
+        self._tasks.look(pool.id)
 
     async def _grow(self, pool: Pool, stop: asyncio.Event) -> None:
         """Add the nodes that are missing, as far as they are to be had within the resize timeout."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from airflow_batchwrap.local.wire.errors import BatchError
 
-#: Names of sizes: of today's machines, those that older versions of the API know, and `any`, for this machine.
-_SIZE = re.compile(r"(?:standard|basic)_\w+(?:-\w+)*|small|medium|large|extralarge|a\d+|any", re.IGNORECASE)
+#: Names of sizes: more than letters, as all of today's are, or one that older versions of the API know, or `any`, which
+#: stands for this machine. All sizes run on it; the real service knows which there are.
+_SIZE = re.compile(r"(?=.*[\d_])[\w-]+|small|medium|large|extralarge|any", re.ASCII | re.IGNORECASE)
 #: What a custom image may be called, as the service's own answer to another name says.
 _IMAGE = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Compute/"
