@@ -2,8 +2,8 @@
 
     instance = Instance(container)
     try:
-        arguments, environment, undo = await instance.create(command, variables)   # the image comes first
-        ...                                                                        # start it by the helper process
+        arguments, environment = await instance.create(command, variables)   # the image comes first
+        ...                                                                  # start it by the helper process
         exit_code = await instance.ended(exit_code)
     finally:
         await instance.remove()
@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from airflow_batchwrap.local.node import container as spec
-from airflow_batchwrap.local.node import opening, threads
+from airflow_batchwrap.local.node import opening, process, threads
 from airflow_batchwrap.local.node.container import Container
 from airflow_batchwrap.local.node.engine import CREATE, ENGINES, NAMES, Answer, Engine, silent
 from airflow_batchwrap.local.node.transfer import TaskFailed
@@ -32,6 +32,13 @@ log = logging.getLogger(__name__)
 
 #: How long the end of a task waits for its container to be removed, and when that is tried again, in seconds.
 _PATIENCE, _AGAIN = 5.0, (1.0, 5.0, 15.0, 60.0)
+#: What removes the containers of a service that was killed; one may have been in the making. The next service ends it.
+_AT_KILL = """
+for again in 1 2 3 4 5; do
+    left=$("$0" ps --all --quiet --filter "$1") && test -n "$left" && "$0" rm --force --volumes $left
+    sleep 1
+done
+"""
 #: The states of a container that never ran.
 _NOT_YET = frozenset({"created", "initialized", "configured"})
 #: What engines and their runtimes say of a program that the image does not have, and of one that cannot be executed.
@@ -53,15 +60,12 @@ class Instance:
         #: What clients see of it: Azure's containerInfo; None where it was never created.
         self.info: dict[str, str] | None = None
 
-    async def create(
-        self, command: Sequence[str], variables: Mapping[str, str]
-    ) -> tuple[list[str], dict[str, str], list[str]]:
+    async def create(self, command: Sequence[str], variables: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
         """Fetch its image and create it.
 
         :param command: the command in it; nothing for the image's own.
         :param variables: the command's environment.
-        :return: the command line that starts it and shows its output, the environment of that, and the command line
-            that removes it.
+        :return: the command line that starts it and shows its output, and the environment of that.
         :raises TaskFailed: there is no engine, the pool is not for containers, or it cannot be created.
         :raises ValueError: a variable cannot be one.
         """
@@ -73,6 +77,7 @@ class Instance:
             )
         options = spec.options_of(container)
         engine = self._engine = await ENGINES.find()
+        process.HELPER.at_kill(["/bin/sh", "-c", _AT_KILL, engine.path, f"label={spec.LABEL}={container.nodes}"])
         await threads.apart(_note, container.nodes, engine.name)
         await engine.fetch(container.image)
         await _remove_labelled(engine, spec.TASK_LABEL, container.task)
@@ -89,11 +94,7 @@ class Instance:
                 Message=answer.error,
             )
         self.info = {"containerId": self._id, "state": "created"}
-        return (
-            [engine.path, "start", "--attach", self._id],
-            dict(os.environ),
-            [engine.path, "rm", "--force", "--volumes", self._id],
-        )
+        return [engine.path, "start", "--attach", self._id], dict(os.environ)
 
     def _took(self, answer: Answer) -> None:
         last = answer.out.split()[-1:] if not answer.code else []

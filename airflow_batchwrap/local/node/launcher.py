@@ -4,13 +4,13 @@ A program of its own, of the standard library alone: small, so that starting a p
 lines of JSON on a socket, and answers on it. It owns what its commands start (see `family` and `owned`): it ends all of
 it with the command, and everything when the socket is closed, which is also how it learns that the service was killed.
 
-    asked     [number, arguments, environment, directory, make, how, undo]
+    asked     [number, arguments, environment, directory, make, how]
                                     start a command; make its directories first
                                     how: "linger" leaves what it started alone when it ends, "detach" what has left its
                                     group; "append" keeps earlier output
-                                    undo: a command line that is run if the service is killed meanwhile; may be left out
               [process id]                                         end a command, and all it started
               [0]                                                  say that you are there
+              [0, arguments, environment]                          run that if the service is killed, if it is anything
               [number, directory]                                  end what commands in and below a directory started
     answered  [number, "started", process id]
               [number, "failed", error number, what failed]        what: "directory", "program", "start"
@@ -60,15 +60,13 @@ class _Command:
     :param how: as it was asked for.
     """
 
-    __slots__ = ("carried", "code", "directory", "doomed", "how", "number", "over", "pid", "undo")
+    __slots__ = ("carried", "code", "directory", "doomed", "how", "number", "over", "pid")
 
     def __init__(self, number: int, carried: int, pid: int, directory: str, how: str) -> None:
         self.number, self.carried, self.pid, self.directory, self.how = number, carried, pid, directory, how
         #: Whether all of it is to go; when it ended; how. A code that was said already is None.
         self.doomed, self.over = False, 0.0
         self.code: int | None = None
-        #: What is run, in which environment, if the service is gone before that.
-        self.undo: tuple[list[str], dict[str, str]] | None = None
 
     def is_below(self, directory: str) -> bool:
         """Whether it works in a directory or below it."""
@@ -95,6 +93,7 @@ class Launcher:
         self._ending: dict[int, _Command] = {}
         self._clearing: list[tuple[int, list[int]]] = []
         self._family = family.Family()
+        self._last_will: tuple[list[str], dict[str, str]] = [], {}
         self._answers: list[str] = []
         self._null = os.open(os.devnull, os.O_RDONLY)
         self._decode = json.JSONDecoder().decode
@@ -149,6 +148,9 @@ class Launcher:
         if len(line) == 2:
             self._clear(*line)
             return
+        if len(line) == 3:
+            self._last_will = line[1], line[2]
+            return
         try:
             pid = self._start(*line)
         except spawn.Failed as failed:
@@ -164,7 +166,6 @@ class Launcher:
         directory: str,
         make: bool,
         how: str,
-        undo: list[str] | None = None,
     ) -> int:
         files = self._places.enter(directory, make=make, append=how == "append")
         self._count += 1
@@ -176,9 +177,7 @@ class Launcher:
         finally:
             for file in files:
                 os.close(file)
-        command = self._running[pid] = self._commands[carried] = _Command(number, carried, pid, directory, how)
-        if undo:
-            command.undo = undo, environment
+        self._running[pid] = self._commands[carried] = _Command(number, carried, pid, directory, how)
         return pid
 
     def _kill(self, commands: list[_Command]) -> None:
@@ -252,11 +251,10 @@ class Launcher:
 
     def _end_all(self) -> None:
         self._kill_all()
-        for command in self._commands.values():
-            if command.undo is not None:
-                # Nobody waits for it: this process ends.
-                with contextlib.suppress(spawn.Failed):
-                    spawn.spawn(*command.undo, self._null, [os.open(os.devnull, os.O_WRONLY)] * 2)
+        if self._last_will[0]:
+            # Nobody waits for it: this process ends.
+            with contextlib.suppress(spawn.Failed):
+                spawn.spawn(*self._last_will, self._null, [os.open(os.devnull, os.O_WRONLY)] * 2)
 
     def _kill_all(self) -> None:
         for pid in self._running:

@@ -113,6 +113,7 @@ class Helper(asyncio.Protocol):
         self._sweeping: asyncio.Future[None] | None = None
         self._heard = 0.0
         self._lines: list[bytes] = []
+        self._at_kill: list[str] = []
 
     async def open(self, nodes: Path | None = None) -> asyncio.WriteTransport:
         """Start the helper process, if it does not run.
@@ -143,6 +144,8 @@ class Helper(asyncio.Protocol):
             self._transport, self._rest = transport, b""
             self._heard = time.monotonic()
             self._watch(transport)
+            if self._at_kill:
+                self._ask([0, self._at_kill, dict(os.environ)])
             return transport
 
     def _watch(self, transport: asyncio.WriteTransport) -> None:
@@ -164,6 +167,8 @@ class Helper(asyncio.Protocol):
     async def close(self) -> None:
         """End the helper process, and with it all that its commands started."""
         if self._transport is not None:
+            self.at_kill(())
+            self._send()
             self._transport.close()
         if self._process is not None:
             await asyncio.to_thread(_end_helper, self._process, self._nodes)
@@ -177,7 +182,6 @@ class Helper(asyncio.Protocol):
         directory: Path,
         make: bool,
         how: str = "",
-        undo: Sequence[str] = (),
     ) -> Child:
         """Start a command with no shell; its output goes straight into plain files, readable while it runs.
 
@@ -187,7 +191,6 @@ class Helper(asyncio.Protocol):
         :param make: make these directories first.
         :param how: ``linger`` leaves what it started running when it ends, ``detach`` what has a session of its own by
             then (``clear`` ends it); ``append`` keeps the output of earlier ones.
-        :param undo: a command line that is run where the command was under way when the service was killed.
         :return: the running command.
         :raises DirectoryFailed: the directories could not be made: they are there, or cannot be.
         :raises ProgramNotFound: there is no such program.
@@ -201,8 +204,17 @@ class Helper(asyncio.Protocol):
         self._number += 1
         answer: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked[self._number] = answer
-        self._ask([self._number, arguments, environment, str(directory), make, how, *([undo] if undo else [])])
+        self._ask([self._number, arguments, environment, str(directory), make, how])
         return await answer
+
+    def at_kill(self, arguments: Sequence[str]) -> None:
+        """Have a command run, in the environment of the service, if that is killed.
+
+        :param arguments: program, with its path, and arguments; nothing for no command.
+        """
+        if list(arguments) != self._at_kill:
+            self._at_kill = list(arguments)
+            self._ask([0, self._at_kill, dict(os.environ)])
 
     def _ask(self, message: list[Any]) -> None:
         """Ask the helper process, once for all that is asked in the same turn of the loop."""

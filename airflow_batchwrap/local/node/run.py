@@ -220,15 +220,15 @@ class Run:
 
     async def _start(self, work: Work, make: bool) -> process.Child:
         try:
-            arguments, variables, undo = await self._command_line(work)
+            arguments, variables = await self._command_line(work)
             try:
-                return await process.HELPER.start(arguments, variables, work.directory, make, work.how, undo)
+                return await process.HELPER.start(arguments, variables, work.directory, make, work.how)
             except process.DirectoryFailed as error:
                 if error.errno not in (errno.EEXIST, errno.EACCES, errno.ENOTDIR, errno.ELOOP):
                     raise
                 # Left by an earlier run on this node, or locked or replaced by another task.
                 await layout.make_task(work.directory, work.root)
-                return await process.HELPER.start(arguments, variables, work.directory, False, work.how, undo)
+                return await process.HELPER.start(arguments, variables, work.directory, False, work.how)
         except process.ProgramNotFound:
             raise TaskFailed(
                 "CommandProgramNotFound", "The specified command program is not found", CommandProgram=arguments[0]
@@ -239,11 +239,10 @@ class Run:
             await threads.apart(_leave_no_output, work)
             raise TaskFailed("CommandLaunchFailed", f"The command could not be started: {error}.") from None
 
-    async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str], list[str]]:
-        """What is started, in which environment, and what undoes it where nobody is left to do so."""
+    async def _command_line(self, work: Work) -> tuple[list[str], dict[str, str]]:
         made = self._instance
         if made is None:
-            return await _split(work.command), work.variables, []
+            return await _split(work.command), work.variables
         inside = await _split(work.command) if work.command.strip() else []
         # An image may take its time to come, and nobody waits for that once the run is to end.
         creating = asyncio.ensure_future(made.create(inside, work.variables))
