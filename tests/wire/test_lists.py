@@ -9,6 +9,8 @@ import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
+from tests.support.raw import signed
+
 if TYPE_CHECKING:
     from tests.support.wire import Wire
 
@@ -131,3 +133,22 @@ def test_select_brings_no_more(wire: Wire, pool: str, many: str) -> None:
 
 def test_expand_is_taken(wire: Wire, many: str) -> None:
     assert wire.client.get_job(many, expand=["stats"]).id == many
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/pools", "/pools/{pool}", "/jobs", "/jobs/{job}", "/jobs/{job}/tasks", "/jobs/{job}/tasks/{task}",
+        "/jobschedules", "/pools/{pool}/nodes", "/pools/{pool}/nodes/{node}", "/pools/{pool}/nodes/{node}/extensions",
+        "/jobs/{job}/jobpreparationandreleasetaskstatus", "/jobs/{job}/tasks/{task}/subtasksinfo",
+    ],
+)  # fmt: skip
+def test_what_is_not_shown_cannot_be_selected(wire: Wire, pool: str, job: str, path: str) -> None:
+    task = wire.run(job, "/bin/true").id
+    path = path.format(pool=pool, job=job, task=task, node=next(iter(wire.client.list_nodes(pool))).id)
+    for names in ("colour", "url,colour", "Id", "executionInfo/exitCode", "*"):
+        status, answer = signed(wire.service, "GET", path, {"$select": names})
+        assert (status, answer["code"]) == (400, "InvalidQueryParameterValue")
+    for names in ("", " , ", "nodeId" if "status" in path else "vmExtension" if "extensions" in path else "state"):
+        # A job without a preparation task has none of these statuses, whatever is asked of them.
+        assert signed(wire.service, "GET", path, {"$select": names})[0] == (409 if path.endswith("status") else 200)

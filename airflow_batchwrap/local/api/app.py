@@ -15,7 +15,7 @@ from airflow_batchwrap.local.api import account, applications, files, jobs, node
 from airflow_batchwrap.local.api.call import Call, Reply
 from airflow_batchwrap.local.api.connection import CUT, KNOWN
 from airflow_batchwrap.local.store import StoreError
-from airflow_batchwrap.local.wire import auth, routes, schema, times
+from airflow_batchwrap.local.wire import auth, odata, routes, schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 from airflow_batchwrap.local.world import World
 
@@ -32,6 +32,24 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _JSON = b"application/json; odata=minimalmetadata"
 #: Query options every operation takes, in lower case.
 _ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
+
+#: What an operation shows of whose properties ``$select`` may ask for some, by the last part of its path.
+_SELECTED = {
+    "pools": "BatchPool",
+    "{poolId": "BatchPool",
+    "jobs": "BatchJob",
+    "{jobId": "BatchJob",
+    "jobpreparationandreleasetaskstatus": "BatchJobPreparationAndReleaseTaskStatus",
+    "jobschedules": "BatchJobSchedule",
+    "{jobScheduleId": "BatchJobSchedule",
+    "tasks": "BatchTask",
+    "{taskId": "BatchTask",
+    "subtasksinfo": "BatchSubtask",
+    "nodes": "BatchNode",
+    "{nodeId": "BatchNode",
+    "extensions": "BatchNodeVMExtension",
+    "{extensionName": "BatchNodeVMExtension",
+}
 
 #: The operations that there are, by name; every other of operations.json answers 501.
 HANDLERS: dict[str, Callable[[Call], Awaitable[Reply]]] = {
@@ -126,6 +144,15 @@ def _options(operation: routes.Operation, query: dict[str, str]) -> None:
                 f"The query parameter {name[:40]!r} is not supported for {operation.name}.",
                 values={"QueryParameterName": name[:40]},
             )
+    # What older versions call differently is looked for by those names.
+    names = odata.selected(query.get("$select")) if version == schema.API_VERSION else None
+    shown = _SELECTED.get(operation.path.rpartition("/")[2].removesuffix("}"), "")
+    if names and (unknown := sorted(names - schema.MODELS[shown].keys())):
+        raise BatchError(
+            "InvalidQueryParameterValue",
+            f"$select names {unknown[0][:40]!r}, which {operation.name} does not show.",
+            values={"QueryParameterName": "$select", "QueryParameterValue": query["$select"][:200]},
+        )
 
 
 async def _body(headers: dict[str, str], receive: Receive) -> bytes:
