@@ -91,7 +91,7 @@ def test_refused_download_is_not_tried_again(wire: Wire, job: str, web: Web, pat
     limit = m.BatchTaskConstraints(max_task_retry_count=3)
     task = wire.run(job, "/bin/true", resource_files=files, constraints=limit)
     failure = failure_of(task)
-    assert (failure.code, failure.category) == (code, "usererror")
+    assert (failure.code, failure.category) == (code, "UserError")
     assert "secret" not in str(failure.as_dict())
     assert f"{web.url}{path}" in str(failure.as_dict())
     assert web.asked.count(path) == asked
@@ -114,7 +114,7 @@ def test_busy_server_is_asked_again(wire: Wire, job: str, web: Web) -> None:
 def test_download_that_breaks_off_leaves_nothing(wire: Wire, job: str, web: Web) -> None:
     files = [m.ResourceFile(http_url=f"{web.url}/cut/x", file_path="x")]
     task = wire.run(job, "/bin/true", resource_files=files)
-    assert (failure_of(task).code, failure_of(task).category) == ("BlobDownloadMiscError", "servererror")
+    assert (failure_of(task).code, failure_of(task).category) == ("BlobDownloadMiscError", "ServerError")
     assert not [file for file in wire.client.list_task_files(job, task.id, recursive=True) if "wd/" in str(file.name)]
 
 
