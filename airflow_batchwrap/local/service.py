@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_batchwrap.local import identity
 from airflow_batchwrap.local.api.app import Api
+from airflow_batchwrap.local.api.connection import CUT
 from airflow_batchwrap.local.api.signin import SignIn
 from airflow_batchwrap.local.config import Config
 from airflow_batchwrap.local.control import recovery
 from airflow_batchwrap.local.model.states import Ending
 from airflow_batchwrap.local.node import process
+from airflow_batchwrap.local.node.opening import Shorter
 from airflow_batchwrap.local.page.app import Page
 from airflow_batchwrap.local.store import Store
 from airflow_batchwrap.local.world import World
@@ -98,6 +100,9 @@ def create_app(world: World, noted: Callable[[ASGIApp], ASGIApp] = lambda app: a
         # Clients of the API do not pay for the page's routing.
         path = scope["path"]
         at_page = path in ("/", "/ui") or path.startswith("/ui/")
-        await (site if at_page else sign_in if path == identity.PATH else rest)(scope, receive, send)
+        try:
+            await (site if at_page else sign_in if path == identity.PATH else rest)(scope, receive, send)
+        except Shorter:
+            scope[CUT]()
 
     return app

@@ -242,6 +242,41 @@ def test_directory_that_was_moved_out_and_linked(wire: Wire, tmp_path: Path) -> 
     assert sorted(path.name for path in (away / "job-1").iterdir()) == ["evil", "first"]
 
 
+def attempt(download: Callable[[], bytes]) -> int | str:
+    """How much a download brings; whether it was cut."""
+    try:
+        return len(download())
+    except (httpx.RemoteProtocolError, httpx.ReadError, HttpResponseError):
+        return "cut"
+
+
+#: A file that is large and empty by turns.
+BREATHING = """
+with open("x", "wb") as file:
+    file.truncate(50_000_000)
+    print("ready", flush=True)
+    while True:
+        file.truncate(0)
+        file.truncate(50_000_000)
+"""
+
+
+def test_file_that_becomes_shorter_while_it_is_sent(wire: Wire, job: str, script: Callable[[str], str]) -> None:
+    """The connection is cut, which no client takes for the whole file, and the log has no word of it."""
+    task = wire.add(job, script(BREATHING))
+    wire.state(job, task, "running")
+    wire.until(lambda: printed(wire, job, task))
+    with httpx.Client(base_url=wire.service.url, follow_redirects=True, timeout=20) as page:
+        token = (wire.service.data / "page-token").read_text().strip()
+        assert page.get(f"/ui/?token={token}").is_success
+        seen = {attempt(lambda: page.get(f"/ui/jobs/{job}/tasks/{task}/files/wd/x").content) for _ in range(10)}
+    client = wire.client
+    seen |= {attempt(lambda: b"".join(client.download_task_file(job, task, "wd/x"))) for _ in range(10)}
+    assert "cut" in seen
+    assert seen <= {"cut", 0, 50_000_000}
+    wire.client.terminate_task(job, task)
+
+
 def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web) -> None:
     command = """/bin/sh -c 'echo 1 > fine; printf x > "$(printf "odd\\377")"; exit 5'"""
     task = wire.run(job, command, output_files=[output(web, "*")])

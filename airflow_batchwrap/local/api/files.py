@@ -169,7 +169,10 @@ async def _download(call: Call, root: _Root) -> Reply:
 
 async def _content(file: FileIO, first: int, size: int) -> AsyncIterator[bytes]:
     with file:
-        while size and (chunk := await threads.apart(os.pread, file.fileno(), min(size, _CHUNK), first)):
+        while size:
+            chunk = await threads.apart(os.pread, file.fileno(), min(size, _CHUNK), first)
+            if not chunk:
+                raise opening.Shorter
             first += len(chunk)
             size -= len(chunk)
             yield chunk

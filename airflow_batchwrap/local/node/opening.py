@@ -28,6 +28,10 @@ _NO_FILE = frozenset(
 _TRIES = 16
 
 
+class Shorter(Exception):
+    """A file became shorter while it was sent: what was announced cannot be kept, and the connection has to be cut."""
+
+
 def descend(
     base: str | os.PathLike[str] | int,
     parts: Iterable[str],

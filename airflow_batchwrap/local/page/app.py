@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from airflow_batchwrap.local.home import Home
 from airflow_batchwrap.local.model.entities import Job, Node, Pool, Task
 from airflow_batchwrap.local.node import threads
+from airflow_batchwrap.local.node.opening import Shorter
 from airflow_batchwrap.local.page import files, ranges, show, tasks
 from airflow_batchwrap.local.page.files import LISTED, Listed, Place
 from airflow_batchwrap.local.page.guard import Guard
@@ -279,7 +280,7 @@ async def _content(opened: FileIO, first: int, end: int) -> AsyncIterator[bytes]
         while first < end:
             chunk = await threads.apart(file.read, min(end - first, files.CHUNK))
             if not chunk:
-                return
+                raise Shorter
             first += len(chunk)
             yield chunk
 
