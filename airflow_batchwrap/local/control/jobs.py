@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import uuid
 from typing import Any
@@ -27,6 +26,7 @@ from airflow_batchwrap.local.model.states import (
     PoolState,
     TaskState,
 )
+from airflow_batchwrap.local.node import removal, threads
 from airflow_batchwrap.local.node.layout import job_directory
 from airflow_batchwrap.local.node.run import NO_LIMIT
 from airflow_batchwrap.local.wire import times
@@ -237,8 +237,7 @@ class Jobs:
                 directory = job_directory(self._base.root(node), job.id)
                 await self._base.remove(directory)
                 # That of its schedule, if it is empty now.
-                with contextlib.suppress(OSError):
-                    directory.parent.rmdir()
+                await threads.apart(removal.remove_empty, directory.parent, self._base.config.nodes)
         for part in job.nodes.values():
             self._base.store.drop(part.uid)
         async for task in sliced(job.tasks):

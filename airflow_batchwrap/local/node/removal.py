@@ -82,6 +82,20 @@ def set_aside(directory: Path, aside: Path, within: Path | None = None) -> Path 
     return target
 
 
+def remove_empty(directory: Path, within: Path) -> None:
+    """Remove a directory if it is empty.
+
+    :param directory: the directory; one that is not empty, or gone, is no error.
+    :param within: a directory above it, as of `remove`.
+    """
+    with contextlib.suppress(OSError):
+        above = _above(directory, within)
+        try:
+            os.rmdir(directory.name, dir_fd=above)
+        finally:
+            os.close(above)
+
+
 def removing(directory: Path, within: Path | None = None) -> Generator[None, None, None]:
     """Remove a directory as far as it can be, step by step.
 
