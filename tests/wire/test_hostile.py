@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from azure.batch import models as m
 
 from airflow_batchwrap.local import runner
 from tests.support import stalls
@@ -378,6 +379,41 @@ def test_name_begins_no_header_of_its_own(hasty: Wire) -> None:
     assert answer.startswith((b"HTTP/1.1 201 ", b"HTTP/1.1 400 "))
     assert b"\r\nX-Evil" not in answer
     assert b"<script>" not in answer
+
+
+# --- tokens of the managed identity
+
+
+TOKEN = "/msi/token?api-version=2019-08-01&resource=https://batch.core.windows.net/"
+
+
+def test_task_gets_no_token_of_the_identity(hasty: Wire) -> None:
+    job = hasty.job(hasty.pool())
+    # The nodes fetch for whoever may add a task; the secret that a token asks for is in no request of theirs.
+    file = m.ResourceFile(http_url=hasty.service.url + TOKEN, file_path="token")
+    fetched = hasty.run(job, "/bin/cat token", resource_files=[file])
+    assert fetched.execution_info is not None
+    assert fetched.execution_info.failure_info is not None
+    shown = hasty.run(job, "/usr/bin/env")
+    assert "IDENTITY" not in hasty.text(job, shown.id)
+    assert hasty.service.identity()["IDENTITY_HEADER"] not in hasty.text(job, shown.id)
+
+
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST", "HEAD"])
+@pytest.mark.parametrize("secret", ["", "x", "\xff"])
+def test_page_of_another_site_gets_no_token(hasty: Wire, method: str, secret: str) -> None:
+    host = hasty.service.url.partition("://")[2]
+    named = f"X-IDENTITY-HEADER: {secret}\r\n" if secret else ""
+    request = f"{method} {TOKEN} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://evil.example\r\n{named}"
+    request += "Access-Control-Request-Headers: x-identity-header\r\nConnection: close\r\n\r\n"
+    with connect(hasty.service) as connection:
+        connection.sendall(request.encode("latin-1"))
+        answer = b""
+        while chunk := connection.recv(64 * 1024):
+            answer += chunk
+    assert answer.split()[1] in (b"401", b"405")
+    assert b"access-control" not in answer.lower()
+    assert b"access_token" not in answer
 
 
 # --- what is hidden on the page

@@ -22,8 +22,6 @@ from airflow_batchwrap.local.home import DEV_KEY, Home, HomeError
 from airflow_batchwrap.local.runner import LocalService, LocalServiceError
 from tests.support.wire import connect
 
-pytestmark = pytest.mark.as_user
-
 #: All addresses of this machine.
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - to be refused, or reached by each of them
 #: The published key with another last letter: base64 decodes it to the same bytes.
@@ -117,6 +115,7 @@ def test_key_file_that_holds_none_is_refused_with_words(data: Path, kept: bytes,
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.as_user
 def test_shortest_key_is_taken(data: Path) -> None:
     Home.make(data).key(key(32))
     service = runner.start(data)
@@ -124,7 +123,7 @@ def test_shortest_key_is_taken(data: Path) -> None:
         assert list(client.list_pools()) == []
 
 
-@pytest.mark.parametrize("option", [["--dev-key"], ["--key", DEV_KEY], ["--key", TWIN]])
+@pytest.mark.parametrize("option", [["--dev-key"], ["--key", TWIN]])
 def test_published_key_is_used_and_never_kept(data: Path, option: list[str]) -> None:
     started = CliRunner().invoke(app, ["start", "--data", str(data), *option])
     assert started.exit_code == 0, started.output
@@ -161,6 +160,7 @@ def test_identity_that_cannot_be_read_is_told(data: Path) -> None:
 # --- the data directory
 
 
+@pytest.mark.as_user
 def test_data_directory_that_is_open_is_closed(data: Path, tmp_path: Path) -> None:
     data.mkdir()
     data.chmod(0o755)
@@ -177,6 +177,7 @@ def test_data_directory_that_is_open_is_closed(data: Path, tmp_path: Path) -> No
     assert [path for path in written if path.stat().st_mode & 0o077] == []
 
 
+@pytest.mark.as_user
 def test_directory_that_all_users_share_is_refused(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -187,6 +188,7 @@ def test_directory_that_all_users_share_is_refused(tmp_path: Path) -> None:
     assert shared.stat().st_mode & 0o7777 == 0o1777
 
 
+@pytest.mark.as_user
 def test_directory_of_somebody_else_is_refused() -> None:
     if os.geteuid() == 0:
         pytest.skip("root may close every directory: an ordinary user runs this test once more")
