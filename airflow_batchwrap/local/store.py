@@ -89,7 +89,9 @@ class Store:
             ) from None
         if layout != _LAYOUT:
             self._db.close()
-            raise StoreError(f"The state in {path} is of another version of the service: name another data directory.")
+            raise StoreError(
+                f"The state in {path} is of another version of the service: remove its directory, or name another one."
+            )
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         # What has changed, and who waits for it; what is being written, slice by slice, and who waits for that.
         self._touched: dict[int, Keepable] = {}
