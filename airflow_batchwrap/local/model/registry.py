@@ -6,7 +6,6 @@ from bisect import bisect_right, insort
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-
 #: So many new ids are put in one by one; more of them are sorted in with the rest.
 _FEW = 300
 
