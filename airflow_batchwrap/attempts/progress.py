@@ -59,7 +59,7 @@ class Follower:
 
     def _read(self, view: TaskView) -> None:
         """Log what the running task has printed since."""
-        if self.tail.begin(view.reruns):
+        if self.tail.begin(view.reruns, view.started):
             self.log.info("Batch reruns the task; its output begins anew.")
         if not self.tail.due:
             return
@@ -79,7 +79,7 @@ class Follower:
 
         :param prefix: the folder of the attempt's results.
         """
-        if view is not None and self.tail.begin(view.reruns):
+        if view is not None and self.tail.begin(view.reruns, view.started):
             self.log.info("Batch has rerun the task; its output begins anew.")
         for name in FILES:
             offset = self.tail.offsets.get(name, 0)

@@ -18,10 +18,13 @@ class OutputTail:
 
     :param offsets: bytes of each file that are in the log.
     :param reruns: how often Batch had rerun the task then: a rerun begins its files anew.
+    :param started: when the run had started that they are of: one whose node was lost is not counted as a rerun, but
+        starts again too.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
     reruns: int = 0
+    started: str = ""
     _pause: float = _SOONEST
     _due: float = 0.0
 
@@ -30,22 +33,30 @@ class OutputTail:
         """Read what :meth:`to_json` wrote; the beginning where it is something else."""
         try:
             offsets = {str(name): int(size) for name, size in dict(data["offsets"]).items()}
-            return cls(offsets, int(data["reruns"]))
+            return cls(offsets, int(data["reruns"]), str(data.get("started", "")))
         except (KeyError, TypeError, ValueError):
             return cls()
 
     def to_json(self) -> dict[str, Any]:
-        return {"offsets": dict(self.offsets), "reruns": self.reruns}
+        return {"offsets": dict(self.offsets), "reruns": self.reruns, "started": self.started}
 
     @property
     def due(self) -> bool:
         return time.monotonic() >= self._due
 
-    def begin(self, reruns: int) -> bool:
-        """Start over where Batch has rerun the task; return whether it has."""
-        if reruns <= self.reruns:
+    def begin(self, reruns: int, started: str = "") -> bool:
+        """Start over where Batch runs the task again; return whether it does.
+
+        :param reruns: how often it has rerun the task, as far as it counts.
+        :param started: when the present run started; empty before that.
+        """
+        other = bool(started and self.started and started != self.started)
+        if not other and reruns <= self.reruns:
+            self.started = started or self.started
             return False
-        self.reruns, self.offsets = reruns, {}
+        # Of a task that waits for its rerun, the time is still that of the run before, or none.
+        self.started = started if other else ""
+        self.reruns, self.offsets = max(reruns, self.reruns), {}
         return True
 
     def rest(self, new: bool) -> None:

@@ -250,7 +250,7 @@ class Watcher:
         if tail is None or view is None:
             return
         key = BatchTaskKey(self.key.job_id, waiter.batch_task_id)
-        if tail.begin(view.reruns):
+        if tail.begin(view.reruns, view.started):
             waiter.updates.put_nowait(Update(lines=["Batch reruns the task; its output begins anew."]))
         new = False
         for name in FILES:

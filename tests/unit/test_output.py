@@ -51,6 +51,23 @@ def test_rerun_begins_anew() -> None:
     assert (tail.offsets, tail.reruns) == ({}, 2)
 
 
+def test_run_on_another_node_begins_anew_though_it_is_not_counted() -> None:
+    # Batch counts as a requeue what a user's request leads to: not that a node was lost.
+    tail = OutputTail()
+    assert not tail.begin(0, "")
+    assert not tail.begin(0, "10:00")
+    tail.offsets[NAME] = 7
+    assert not tail.begin(0, "10:00")
+    assert not tail.begin(0, "")
+    assert OutputTail.from_json(tail.to_json()).begin(0, "10:05")
+    assert tail.begin(0, "10:05")
+    assert tail.offsets == {}
+    # A rerun that is counted begins anew once, although its time is seen later.
+    assert tail.begin(1, "10:05")
+    assert not tail.begin(1, "10:10")
+    assert tail.begin(1, "10:15")
+
+
 def test_quiet_file_is_read_less_often() -> None:
     tail = OutputTail()
     assert tail.due

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
+
+#: So many new ids are put in one by one; more of them are sorted in with the rest.
+_FEW = 300
 
 
 class _Entity(Protocol):
@@ -88,12 +91,13 @@ class Registry(Generic[E]):
         :param name: that id; empty for all.
         :return: them, by id.
         """
-        if self._new:
-            # Two runs, of which the second is short while a list is read page by page: Python's sort only merges them.
-            self._new.sort()
-            # Another list, since somebody may be halfway through the present one.
-            self._sorted = sorted(self._sorted + self._new)
-            self._new = []
+        if len(self._new) <= _FEW:
+            for new in self._new:
+                insort(self._sorted, new)
+        else:
+            self._sorted += self._new
+            self._sorted.sort()
+        self._new = []
         names = self._sorted
         last = name.lower()
         for index in range(bisect_right(names, last), len(names)):
