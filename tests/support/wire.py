@@ -133,4 +133,5 @@ class Wire:
 def connect(service: LocalService, key: str | None = None) -> BatchClient:
     """Azure's client for a service, without its retries: an error is to be seen at once."""
     credential = AzureNamedKeyCredential(service.account, key or service.key)
-    return BatchClient(service.url, credential, retry_total=0)
+    verify = str(service.authority) if service.authority else True
+    return BatchClient(service.url, credential, retry_total=0, connection_verify=verify)
