@@ -351,6 +351,10 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         packed.add(root, ".")
     changes = ["-c", "WORKDIR /srv", "-c", "ENV PATH=/bin:/of/the/image", "-c", 'CMD ["/bin/echo", "of the image"]']
     subprocess.run([path, "import", *changes, archive, tag], check=True, capture_output=True)
+    one = [path, "run", "--rm", "--network", "host", tag, "/bin/true"]
+    if (said := subprocess.run(one, capture_output=True, text=True, check=False)).returncode:
+        subprocess.run([path, "rmi", "--force", tag], check=False, capture_output=True)
+        pytest.skip(f"{name} is there and runs no container here: {said.stderr.strip()[-200:]}")
     with pytest.MonkeyPatch.context() as monkeypatch:
         # runc and conmon are where the engine finds them.
         paths = [str(programs), "/usr/sbin", "/sbin"]
