@@ -52,17 +52,19 @@ class Turns:
         self._ident, self._native = threading.get_ident(), threading.get_native_id()
         self._over = threading.Event()
         self._answered = threading.Event()
-        self._answered_at = 0.0
+        self._answered_at, self._had = 0.0, (0.0, 0.0)
         self._thread = threading.Thread(target=self._watch, name="turns", daemon=True)
 
     def _answer(self) -> None:
-        self._answered_at = time.perf_counter()
+        # Read here, since the thread that asked may wake late, and the loop has gone on by then.
+        self._answered_at, self._had = time.perf_counter(), _had(self._native)
         self._answered.set()
 
     def _watch(self) -> None:
         while not self._over.wait(PAUSE):
-            began, (had, waited) = time.perf_counter(), _had(self._native)
+            had, waited = _had(self._native)
             self._answered.clear()
+            began = time.perf_counter()
             self._loop.call_soon_threadsafe(self._answer)
             stack: list[str] = []
             if not self._answered.wait(_SUSPECT):
@@ -70,7 +72,7 @@ class Turns:
                 while not self._answered.wait(0.1):
                     if self._over.is_set():
                         return
-            now_had, now_waited = _had(self._native)
+            now_had, now_waited = self._had
             seconds = self._answered_at - began - (now_waited - waited)
             if seconds >= NOTED:
                 worked = round(now_had - had, 4)

@@ -12,9 +12,17 @@ if TYPE_CHECKING:
     import pytest
 #: The folder whose tests share one Airflow.
 SHARED = "tests/integration/real/"
-# The three that start a real Airflow are the first, the third and the fifth: what is between them takes as long as they
+# The three that start a real Airflow are the first, the third and the last: what is between them takes as long as they
 # do. Short files at the end keep all processes busy to the last.
-_ORDER = (SHARED, "tests/unit/", "tests/kills/", "tests/wire/", "tests/integration/test_real_airflow.py")
+_ORDER = (
+    SHARED,
+    "tests/unit/",
+    "tests/kills/",
+    # One test, which takes as long as a quarter of the others: at the end, two processes would wait for it.
+    "tests/integration/test_as_user.py",
+    "tests/wire/",
+    "tests/integration/test_real_airflow.py",
+)
 
 
 def unit_of(test_id: str) -> str:
