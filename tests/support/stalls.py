@@ -48,8 +48,8 @@ class Watched:
 
         :param longest: how long one may take, in seconds; what other programs took of the processor is left out.
         """
-        # The loop's own work counts as it is. What it waited for (a thread, the interpreter's lock, whose holder may wait
-        # for a processor itself) takes longer where many other programs run, and counts by that: half of it at least.
+        # The loop's own work counts as it is. What it waited for (a thread, the interpreter's lock, whose holder may
+        # wait for a processor itself) takes longer where many other programs run, and counts by half of it at most.
         crowd = max(2.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         long = [line for line in self.turns() if line["worked"] > longest or line["seconds"] > longest * crowd]
         assert not long, "\n".join(
