@@ -19,7 +19,7 @@ from typing import Any
 from tests.support.polling import until
 from tests.support.wire import Services, Wire
 
-#: How long a turn of the service's loop may take, in seconds (issue 10).
+#: How long a turn of the service's loop may take, in seconds.
 LONGEST = 0.05
 
 
@@ -48,9 +48,9 @@ class Watched:
 
         :param longest: how long one may take, in seconds; what other programs took of the processor is left out.
         """
-        # The loop's own work counts as it is. What it waited for (a thread, the interpreter's lock, whose holder may
-        # wait for a processor itself) takes longer where many other programs run, and counts by half of it at most.
-        crowd = max(2.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        # The loop's own work counts as it is. What it waited for (a thread, the interpreter's lock) takes longer where
+        # many other programs run, and counts by that.
+        crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         long = [line for line in self.turns() if line["worked"] > longest or line["seconds"] > longest * crowd]
         assert not long, "\n".join(
             f"{line['seconds']} s ({line['worked']} s of work) in {' > '.join(line['stack'])}" for line in long[:5]

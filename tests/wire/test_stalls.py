@@ -1,4 +1,4 @@
-"""The service's loop is kept from nobody for long: 50 ms at most in one turn (issue 10)."""
+"""The service's loop is kept from nobody for long: 50 ms at most in one turn."""
 
 from __future__ import annotations
 
