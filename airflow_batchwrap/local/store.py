@@ -17,7 +17,7 @@ import functools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -101,6 +101,7 @@ class Store:
         self._pending: dict[int, Keepable] = {}
         self._leaving: dict[int, None] = {}
         self._in_flight: set[int] = set()
+        self._forgetting = False
         self._served: list[asyncio.Future[None]] = []
         self._served_callbacks: list[Callable[[], None]] = []
         self._writing = False
@@ -177,6 +178,16 @@ class Store:
         if uid in self._touched or uid in self._in_flight or uid in self._pending:
             await self.commit()
 
+    async def settle_all(self, uids: Iterable[int]) -> None:
+        """Wait until what is about to be shown as a list is written, and what is not shown any more is so for good.
+
+        :param uids: the numbers of the entities that are shown.
+        :raises StoreError: it could not be.
+        """
+        forgets = self._dropped or self._leaving or self._forgetting
+        if forgets or any(uid in self._touched or uid in self._in_flight or uid in self._pending for uid in uids):
+            await self.commit()
+
     def when_kept(self, follow: Callable[[], None]) -> None:
         """Let something follow once all that was noted so far is written.
 
@@ -204,7 +215,7 @@ class Store:
         gone = list(islice(self._leaving, _FORGOTTEN))
         for uid in gone:
             del self._leaving[uid]
-        self._in_flight = set(uids)
+        self._in_flight, self._forgetting = set(uids), bool(gone)
         self._write(rows, gone)
 
     def _write(self, rows: list[Row], gone: list[int]) -> None:
@@ -236,7 +247,7 @@ class Store:
         if self._failing is not None:
             log.warning("The state is written again, after %.1f s.", time.monotonic() - self._failing)
             self._failing = None
-        self._in_flight = set()
+        self._in_flight, self._forgetting = set(), False
         if self._pending or self._leaving:
             self._slice()
             return

@@ -78,6 +78,27 @@ def test_registry_lists_by_id_with_case_ignored() -> None:
             assert [name.lower() for name in seen] == sorted(there)
 
 
+def test_list_that_is_changed_while_it_is_read_repeats_and_skips_nothing_that_stays() -> None:
+    registry: Registry[Thing] = Registry()
+    there = {f"t{number:04}": Thing(number, f"t{number:04}") for number in range(0, 2000, 2)}
+    for thing in there.values():
+        registry.add(thing)
+    dice, seen = random.Random(7), list[str]()
+    for number, thing in enumerate(registry.beyond(""), 2000):
+        seen.append(thing.id)
+        # Some come before what was read last, and some after it; of those still to come some go.
+        new = Thing(number, f"t{dice.randrange(2000):04}x{number}")
+        registry.add(new)
+        assert next(registry.beyond("")) is not None  # another reader
+        if dice.random() < 0.3:
+            gone = dice.choice(sorted(there))
+            registry.remove(there.pop(gone))
+        if len(seen) == 5000:
+            break
+    assert seen == sorted(set(seen))
+    assert there.keys() <= set(seen)
+
+
 def test_filters_are_for_lists_that_there_are() -> None:
     assert FILTERS.keys() == {name for name, operation in OPERATIONS.items() if "$filter" in operation.query}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
+import time
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -30,6 +33,9 @@ DRAINED = 16 * 1024 * 1024
 _FATES = {"429": "TooManyRequests", "503": "ServerBusy"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _JSON = b"application/json; odata=minimalmetadata"
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+#: A list of more than so many items is written in turns of so many seconds.
+_SHORT, _TURN = 20, 0.01
 #: Query options every operation takes, in lower case.
 _ALWAYS = frozenset({"api-version", "timeout", "$skiptoken"})
 
@@ -177,6 +183,22 @@ async def _body(headers: dict[str, str], receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
+async def _encoded(body: dict[str, Any]) -> bytes:
+    """A body as JSON; a long list in turns, since a page of large tasks has tens of megabytes."""
+    value = body.get("value")
+    if not isinstance(value, list) or len(value) <= _SHORT:
+        return _ENCODER.encode(body).encode()
+    pieces: list[bytes] = []
+    until = time.monotonic() + _TURN
+    for item in value:
+        pieces.append(_ENCODER.encode(item).encode())
+        if time.monotonic() > until:
+            await asyncio.sleep(0)
+            until = time.monotonic() + _TURN
+    head, tail = _ENCODER.encode({**body, "value": []}).encode().split(b'"value":[]')
+    return b'%b"value":[%b]%b' % (head, b",".join(pieces), tail)
+
+
 async def _send(send: Send, method: str, reply: Reply, status: int, asked: dict[str, str], request_id: str) -> None:
     headers = {"request-id": request_id, "DataServiceVersion": "3.0", "Server": "airflow-batchwrap-local"}
     headers["X-Content-Type-Options"] = "nosniff"
@@ -184,7 +206,7 @@ async def _send(send: Send, method: str, reply: Reply, status: int, asked: dict[
         headers["client-request-id"] = asked.get("client-request-id", "")[:256]
     payload = b""
     if reply.body is not None and status != 304:
-        payload = json.dumps(reply.body, separators=(",", ":")).encode()
+        payload = await _encoded(reply.body)
         headers["Content-Type"] = _JSON.decode()
     if "Content-Length" not in reply.headers and status not in (204, 304):
         headers["Content-Length"] = str(len(payload))

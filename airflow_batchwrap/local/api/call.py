@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
+from airflow_batchwrap.local.api.views import url_of
+from airflow_batchwrap.local.control.turnstile import sliced
 from airflow_batchwrap.local.model.entities import Entity, Job, JobSchedule, Node, Pool, Task
+from airflow_batchwrap.local.model.statistics import Sums
 from airflow_batchwrap.local.node import threads
 from airflow_batchwrap.local.wire import odata, schema, times, versions
 from airflow_batchwrap.local.wire.errors import BatchError
@@ -23,10 +26,12 @@ from airflow_batchwrap.local.world import World
 PAGE = 1000
 #: How many characters the texts of a page may hold whose items tasks name: what is larger takes long to write as JSON.
 ROOM = 1024 * 1024
+#: Lists of what is kept as it is shown, in the metadata's words: they wait for what they show and for nothing else.
+_PLAIN = frozenset({"jobs", "jobschedules", "nodes", "pools", "tasks"})
 #: How many items of a list are looked at in one turn of the event loop.
 TURN = 100
-#: From so many bytes on, a body is parsed without the garbage collector: it would look for cycles again and again among
-#: hundreds of thousands of new lists, which hold none, and keep the loop for five times as long.
+#: From so many bytes on, a body is parsed beside the loop, and without the garbage collector: it would look for cycles
+#: again and again among hundreds of thousands of new lists, which hold none, and take five times as long.
 _LARGE = 64 * 1024
 
 
@@ -54,6 +59,7 @@ class _Listed(Protocol):
 
 
 L = TypeVar("L", bound=_Listed)
+T = TypeVar("T")
 
 
 class Call:
@@ -89,7 +95,7 @@ class Call:
         self.base = base
         self.request_id = request_id
 
-    def body(self, model: str, *, optional: bool = False) -> dict[str, Any]:
+    async def body(self, model: str, *, optional: bool = False) -> dict[str, Any]:
         """The request's body, checked.
 
         :param model: the model it has to fit.
@@ -99,14 +105,34 @@ class Call:
         """
         if optional and not self.raw.strip():
             return {}
-        return self.check(model, self.json())
+        return await self._beside(lambda: self.check(model, self._parsed()))
 
-    def json(self) -> Any:
-        """The request's body, parsed.
+    async def bodies(self, model: str, most: int) -> list[dict[str, Any]]:
+        """The request's body, which holds a list ``value``, checked.
 
-        :return: what it holds.
-        :raises BatchError: it is not JSON.
+        :param model: the model that each of it has to fit.
+        :param most: how many there may be.
+        :return: them.
+        :raises BatchError: it is no such list, or one does not fit.
         """
+
+        def checked() -> list[dict[str, Any]]:
+            parsed = self._parsed()
+            if not isinstance(parsed, dict) or "value" not in parsed:
+                raise BatchError("InvalidRequestBody", "The request body must hold a list 'value'.")
+            bodies = parsed["value"]
+            if not isinstance(bodies, list) or len(bodies) > most:
+                raise BatchError("InvalidRequestBody", f"'value' must be a list of at most {most} tasks.")
+            return [self.check(model, body, f"value[{index}]") for index, body in enumerate(bodies)]
+
+        return await self._beside(checked)
+
+    async def _beside(self, read: Callable[[], T]) -> T:
+        """Read a body: a large one beside the loop, since its many parts take their time."""
+        return await threads.apart(read) if len(self.raw) > _LARGE else read()
+
+    def _parsed(self) -> Any:
+        """The request's body, parsed; what is no JSON raises."""
         large = len(self.raw) > _LARGE
         try:
             if large:
@@ -281,6 +307,7 @@ class Call:
         view: Callable[[L, frozenset[str] | None], dict[str, Any]],
         *,
         apart: bool = False,
+        more: Callable[[L], Awaitable[dict[str, Any]]] | None = None,
     ) -> Reply:
         """Answer with a page of a list.
 
@@ -288,6 +315,7 @@ class Call:
         :param items: gives what comes after one of its places, in their order; all of it after the empty place.
         :param view: shows one, restricted to some properties or not.
         :param apart: what is listed is looked up on a disk: beside the event loop, in turns; None is a pause.
+        :param more: gives further properties of one that is shown; it may take its time.
         :return: the answer, with the link to the next page where there is one.
         :raises BatchError: a query option cannot be read, or the list cannot be filtered so.
         """
@@ -297,6 +325,7 @@ class Call:
         heads = frozenset(name.partition("/")[0] for name in wanted.properties) if wanted else frozenset()
         names = self.selected()
         value: list[dict[str, Any]] = []
+        listed: list[L] = []
         following: str | None = None
         last = after
         room = ROOM
@@ -316,6 +345,7 @@ class Call:
                     following = last
                     return
                 value.append(versions.shown(self.version, kind, view(item, names)))
+                listed.append(item)
                 if apart:
                     room -= sum(len(shown) for shown in value[-1].values() if isinstance(shown, str))
                 last = item.place
@@ -325,12 +355,33 @@ class Call:
         else:
             for _ in gather():
                 await asyncio.sleep(0)
+        if more is not None:
+            for item, shown in zip(listed, value, strict=True):
+                shown |= await more(item)
         body: dict[str, Any] = {"odata.metadata": f"{self.base}/$metadata#{kind}", "value": value}
         if following is not None:
             body["odata.nextLink"] = self._next(following)
         # After the look, not before: while others are waited for, more may happen that is not kept yet.
-        await self.world.store.commit()
+        if wanted is None and kind in _PLAIN:
+            await self.world.store.settle_all(item.uid for item in listed if isinstance(item, Entity))
+        else:
+            # What is not shown, or is counted, says something as well.
+            await self.world.store.commit()
         return Reply(body)
+
+    async def stats(self, entity: Entity, jobs: Iterable[Job]) -> dict[str, Any]:
+        """The statistics of a job or a job schedule, if they are asked for.
+
+        :param entity: the job or job schedule.
+        :param jobs: the jobs whose tasks count.
+        :return: the property ``stats``, or nothing.
+        """
+        if not self.expanded("stats", self.selected()):
+            return {}
+        sums = Sums(jobs)
+        async for task in sliced(sums.tasks()):
+            sums.add(task)
+        return {"stats": sums.shown(entity.created, url_of(self.base, entity))}
 
     def _page(self) -> tuple[int, str]:
         given = {"QueryParameterName": "maxresults", "QueryParameterValue": self.query.get("maxresults", "")[:40]}

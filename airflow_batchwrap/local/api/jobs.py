@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from airflow_batchwrap.local.api import views
 from airflow_batchwrap.local.api.call import Call, Reply, Row, numbered
-from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import Job
 from airflow_batchwrap.local.model.rules.values import legal_id
 from airflow_batchwrap.local.model.states import DisableTasks
@@ -32,36 +32,38 @@ def open_job(call: Call) -> Job:
 
 async def create_job(call: Call) -> Reply:
     """Create a job; its pool need not exist yet."""
-    body = call.body("BatchJobCreateOptions")
+    body = await call.body("BatchJobCreateOptions")
     job = call.world.job_control.make(legal_id(body.pop("id")), body)
     # The real service names the job's first run here, whatever the job's id (75 of 75 recorded).
     return await call.accept(job, f"{call.base}/jobs/job-1")
 
 
-def view(call: Call, job: Job, names: frozenset[str] | None) -> dict[str, Any]:
-    """How a job is shown, with its statistics where they are asked for.
+async def listing(call: Call, items: Callable[[str], Iterator[Job]]) -> Reply:
+    """Answer with a page of a list of jobs.
 
     :param call: the request.
-    :param job: the job.
-    :param names: the properties wanted; None for all.
-    :return: the job.
+    :param items: as of `Call.listing`.
+    :return: the answer.
     """
-    shown = views.job(call.base, job, names)
-    if call.expanded("stats", names):
-        shown["stats"] = statistics.of_job(job, views.url_of(call.base, job))
-    return shown
+    return await call.listing(
+        "jobs", items, lambda job, names: views.job(call.base, job, names), more=lambda job: _stats(call, job)
+    )
+
+
+async def _stats(call: Call, job: Job) -> dict[str, Any]:
+    return await call.stats(job, [job])
 
 
 async def list_jobs(call: Call) -> Reply:
     """List the jobs."""
-    return await call.listing("jobs", call.world.jobs.beyond, lambda job, names: view(call, job, names))
+    return await listing(call, call.world.jobs.beyond)
 
 
 async def get_job(call: Call) -> Reply:
     """Show a job."""
     job = call.job()
     call.conditions(job)
-    return await call.show(job, view(call, job, call.selected()))
+    return await call.show(job, views.job(call.base, job, call.selected()) | await _stats(call, job))
 
 
 async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
@@ -71,7 +73,7 @@ async def _change(call: Call, job: Job, body: dict[str, Any]) -> Reply:
 
 async def update_job(call: Call) -> Reply:
     """Change some of a job's properties; what is not sent stays."""
-    body = call.body("BatchJobUpdateOptions")
+    body = await call.body("BatchJobUpdateOptions")
     job = open_job(call)
     call.conditions(job)
     if "poolInfo" in body and job.state != "disabled":
@@ -81,7 +83,7 @@ async def update_job(call: Call) -> Reply:
 
 async def replace_job(call: Call) -> Reply:
     """Replace a job's changeable properties; what is not sent takes its default."""
-    body = call.body("BatchJob")
+    body = await call.body("BatchJob")
     job = open_job(call)
     call.conditions(job)
     changeable = {
@@ -109,7 +111,7 @@ async def delete_job(call: Call) -> Reply:
 
 async def terminate_job(call: Call) -> Reply:
     """End a job: its running tasks, then its release tasks, after the answer."""
-    body = call.body("BatchJobTerminateOptions", optional=True)
+    body = await call.body("BatchJobTerminateOptions", optional=True)
     job = open_job(call)
     call.conditions(job)
     call.world.job_control.terminate(job, body.get("terminateReason", "UserTerminate"))
@@ -118,7 +120,7 @@ async def terminate_job(call: Call) -> Reply:
 
 async def disable_job(call: Call) -> Reply:
     """Let no further tasks of a job run, and do with the running ones as asked."""
-    body = call.body("BatchJobDisableOptions")
+    body = await call.body("BatchJobDisableOptions")
     job = open_job(call)
     call.conditions(job)
     if job.state != "active":

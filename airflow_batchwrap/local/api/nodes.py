@@ -40,7 +40,7 @@ async def get_node(call: Call) -> Reply:
 
 
 async def _down(call: Call, model: str, option: str, wish: NodeWish) -> Reply:
-    body = call.body(model, optional=True)
+    body = await call.body(model, optional=True)
     node = call.node()
     call.world.node_control.down(node, wish, Dealing(body.get(option, "requeue")))
     return await call.accept(node, views.url_of(call.base, node))
@@ -70,7 +70,7 @@ async def start_node(call: Call) -> Reply:
 
 async def disable_node_scheduling(call: Call) -> Reply:
     """Place no more tasks on a node."""
-    body = call.body("BatchNodeDisableSchedulingOptions", optional=True)
+    body = await call.body("BatchNodeDisableSchedulingOptions", optional=True)
     node = call.node()
     call.world.node_control.disable(node, Dealing(body.get("nodeDisableSchedulingOption", "requeue")))
     return await call.accept(node, views.url_of(call.base, node))
@@ -107,7 +107,7 @@ def _named(node: Node, name: str) -> str:
 
 async def create_node_user(call: Call) -> Reply:
     """Add a user to a node; nobody can log in, since the node is a directory."""
-    body = call.body("BatchNodeUserCreateOptions")
+    body = await call.body("BatchNodeUserCreateOptions")
     node = _at_work(call)
     name = body["name"]
     if not name.strip():
@@ -121,7 +121,7 @@ async def create_node_user(call: Call) -> Reply:
 
 async def replace_node_user(call: Call) -> Reply:
     """Replace a user's password, key and expiry."""
-    body = call.body("BatchNodeUserReplaceOptions")
+    body = await call.body("BatchNodeUserReplaceOptions")
     node = _at_work(call)
     name = _named(node, call.path["userName"])
     node.users[name] = {**_user(body), "isAdmin": node.users[name]["isAdmin"]}
@@ -160,7 +160,7 @@ def _is_address(url: str) -> bool:
 
 async def upload_node_logs(call: Call) -> Reply:
     """Upload a node's log to a container; the answer does not wait for the upload."""
-    body = call.body("UploadBatchServiceLogsOptions")
+    body = await call.body("UploadBatchServiceLogsOptions")
     node = call.node()
     if "identityReference" in body:
         raise invalid("identityReference", "no pool of this service has a managed identity.")

@@ -23,7 +23,7 @@ _ALWAYS = schema.OLDER.keys() | {"startTask", "applicationPackageReferences", "m
 
 async def create_pool(call: Call) -> Reply:
     """Create a pool; its nodes come after the answer."""
-    body = call.body("BatchPoolCreateOptions")
+    body = await call.body("BatchPoolCreateOptions")
     pool = call.world.pool_control.make(legal_id(body.pop("id")), body)
     return await call.accept(pool, views.url_of(call.base, pool))
 
@@ -56,7 +56,7 @@ async def pool_exists(call: Call) -> Reply:
 
 async def update_pool(call: Call) -> Reply:
     """Change some of a pool's properties; what is not sent stays."""
-    body = call.body("BatchPoolUpdateOptions")
+    body = await call.body("BatchPoolUpdateOptions")
     pool = call.live_pool()
     call.conditions(pool)
     if pool.nodes and (fixed := sorted(body.keys() - _ALWAYS)):
@@ -74,7 +74,7 @@ async def update_pool(call: Call) -> Reply:
 
 async def replace_pool_properties(call: Call) -> Reply:
     """Replace a pool's start task, packages and metadata; what is not sent is dropped."""
-    body = call.body("BatchPoolReplaceOptions")
+    body = await call.body("BatchPoolReplaceOptions")
     pool = call.live_pool()
     replaced = ("startTask", "metadata", "applicationPackageReferences")
     kept = {name: value for name, value in pool.body.items() if name not in replaced}
@@ -102,7 +102,7 @@ def _steady(pool: Pool) -> None:
 
 async def resize_pool(call: Call) -> Reply:
     """Give a pool other targets."""
-    body = call.body("BatchPoolResizeOptions")
+    body = await call.body("BatchPoolResizeOptions")
     pool = call.live_pool()
     call.conditions(pool)
     if "targetDedicatedNodes" not in body and "targetLowPriorityNodes" not in body:
@@ -136,7 +136,7 @@ async def stop_pool_resize(call: Call) -> Reply:
 
 async def remove_nodes(call: Call) -> Reply:
     """Take some nodes out of a pool."""
-    body = call.body("BatchNodeRemoveOptions")
+    body = await call.body("BatchNodeRemoveOptions")
     pool = call.live_pool()
     call.conditions(pool)
     names = body["nodeList"]

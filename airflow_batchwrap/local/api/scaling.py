@@ -17,7 +17,7 @@ _FORMULA, _INTERVAL = "autoScaleFormula", "autoScaleEvaluationInterval"
 
 async def enable_pool_auto_scale(call: Call) -> Reply:
     """Let a pool scale itself, or give it another formula or interval; it is evaluated at once."""
-    body = call.body("BatchPoolEnableAutoScaleOptions", optional=True)
+    body = await call.body("BatchPoolEnableAutoScaleOptions", optional=True)
     pool = call.live_pool()
     call.conditions(pool)
     scaling.interval(body)
@@ -51,7 +51,7 @@ async def disable_pool_auto_scale(call: Call) -> Reply:
 
 async def evaluate_pool_auto_scale(call: Call) -> Reply:
     """Say what a formula would come to on a pool; nothing is changed."""
-    body = call.body("BatchPoolEvaluateAutoScaleOptions")
+    body = await call.body("BatchPoolEvaluateAutoScaleOptions")
     pool = call.live_pool()
     if not pool.body["enableAutoScale"]:
         raise BatchError("OperationNotValidOnPool", "The pool must have autoscale enabled to evaluate a formula.")

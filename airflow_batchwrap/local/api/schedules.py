@@ -6,7 +6,6 @@ from typing import Any
 
 from airflow_batchwrap.local.api import jobs, views
 from airflow_batchwrap.local.api.call import Call, Reply
-from airflow_batchwrap.local.model import statistics
 from airflow_batchwrap.local.model.entities import JobSchedule
 from airflow_batchwrap.local.model.rules.values import legal_id
 from airflow_batchwrap.local.model.states import ScheduleState
@@ -27,17 +26,13 @@ def _open(call: Call) -> JobSchedule:
     return schedule
 
 
-def _view(call: Call, schedule: JobSchedule, names: frozenset[str] | None) -> dict[str, Any]:
-    shown = views.job_schedule(call.world, call.base, schedule, names)
-    if call.expanded("stats", names):
-        jobs_of_it = call.world.schedule_control.jobs(schedule)
-        shown["stats"] = statistics.of_schedule(schedule, jobs_of_it, views.url_of(call.base, schedule))
-    return shown
+async def _stats(call: Call, schedule: JobSchedule) -> dict[str, Any]:
+    return await call.stats(schedule, call.world.schedule_control.jobs(schedule))
 
 
 async def create_job_schedule(call: Call) -> Reply:
     """Create a job schedule; its first job may be there with the answer."""
-    body = call.body("BatchJobScheduleCreateOptions")
+    body = await call.body("BatchJobScheduleCreateOptions")
     name = legal_id(body.pop("id"))
     schedule = call.world.schedule_control.make(name, body)
     return await call.accept(schedule, views.url_of(call.base, schedule))
@@ -46,7 +41,10 @@ async def create_job_schedule(call: Call) -> Reply:
 async def list_job_schedules(call: Call) -> Reply:
     """List the job schedules."""
     return await call.listing(
-        "jobschedules", call.world.schedules.beyond, lambda schedule, names: _view(call, schedule, names)
+        "jobschedules",
+        call.world.schedules.beyond,
+        lambda schedule, names: views.job_schedule(call.world, call.base, schedule, names),
+        more=lambda schedule: _stats(call, schedule),
     )
 
 
@@ -54,7 +52,8 @@ async def get_job_schedule(call: Call) -> Reply:
     """Show a job schedule."""
     schedule = call.schedule()
     call.conditions(schedule)
-    return await call.show(schedule, _view(call, schedule, call.selected()))
+    shown = views.job_schedule(call.world, call.base, schedule, call.selected())
+    return await call.show(schedule, shown | await _stats(call, schedule))
 
 
 async def job_schedule_exists(call: Call) -> Reply:
@@ -71,14 +70,14 @@ async def _change(call: Call, schedule: JobSchedule, body: dict[str, Any]) -> Re
 
 async def update_job_schedule(call: Call) -> Reply:
     """Change some of a job schedule's properties; jobs that are there stay as they are."""
-    body = call.body("BatchJobScheduleUpdateOptions")
+    body = await call.body("BatchJobScheduleUpdateOptions")
     schedule = _open(call)
     return await _change(call, schedule, {**schedule.body, **body})
 
 
 async def replace_job_schedule(call: Call) -> Reply:
     """Replace a job schedule's changeable properties; what is not sent takes its default."""
-    body = call.body("BatchJobSchedule")
+    body = await call.body("BatchJobSchedule")
     schedule = _open(call)
     kept = {name: value for name, value in schedule.body.items() if name == "displayName"}
     return await _change(call, schedule, {"schedule": {}, **kept, **body})
@@ -125,8 +124,6 @@ async def _move(call: Call, schedule: JobSchedule, state: ScheduleState) -> Repl
 async def list_jobs_from_schedule(call: Call) -> Reply:
     """List the jobs that a job schedule created."""
     schedule = call.schedule()
-    return await call.listing(
-        "jobs",
-        lambda after: (job for job in call.world.jobs.beyond(after) if job.schedule == schedule.uid),
-        lambda job, names: jobs.view(call, job, names),
+    return await jobs.listing(
+        call, lambda after: (job for job in call.world.jobs.beyond(after) if job.schedule == schedule.uid)
     )

@@ -33,23 +33,19 @@ def _add(call: Call, job: Job, body: dict[str, Any]) -> Task:
 
 async def create_task(call: Call) -> Reply:
     """Add a task to a job."""
-    job = open_job(call)
-    task = _add(call, job, call.body("BatchTaskCreateOptions"))
+    open_job(call)
+    body = await call.body("BatchTaskCreateOptions")
+    task = _add(call, open_job(call), body)
     return await call.accept(task, views.url_of(call.base, task))
 
 
 async def create_task_collection(call: Call) -> Reply:
     """Add up to 100 tasks; each succeeds or fails by itself."""
+    open_job(call)
+    bodies = await call.bodies("BatchTaskCreateOptions", MOST_TASKS)
     job = open_job(call)
-    try:
-        bodies = call.json()["value"]
-    except (KeyError, TypeError):
-        raise BatchError("InvalidRequestBody", "The request body must hold a list 'value'.") from None
-    if not isinstance(bodies, list) or len(bodies) > MOST_TASKS:
-        raise BatchError("InvalidRequestBody", f"'value' must be a list of at most {MOST_TASKS} tasks.")
-    checked = [call.check("BatchTaskCreateOptions", body, f"value[{index}]") for index, body in enumerate(bodies)]
     value: list[dict[str, Any]] = []
-    for body in checked:
+    for body in bodies:
         name = body["id"]
         try:
             task = _add(call, job, body)
@@ -92,7 +88,7 @@ async def get_task(call: Call) -> Reply:
 
 async def replace_task(call: Call) -> Reply:
     """Replace a task's constraints; what is not sent takes its default."""
-    body = call.body("BatchTask")
+    body = await call.body("BatchTask")
     task = call.task()
     call.conditions(task)
     if task.state == "completed":

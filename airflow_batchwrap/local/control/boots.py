@@ -10,7 +10,7 @@ from airflow_batchwrap.local.control import works
 from airflow_batchwrap.local.control.base import Base
 from airflow_batchwrap.local.model.entities import Execution, Node
 from airflow_batchwrap.local.model.states import NodeState, NodeWish, Result
-from airflow_batchwrap.local.node import agentlog, container, endpoints, environment, layout, packages
+from airflow_batchwrap.local.node import agentlog, container, endpoints, environment, layout, packages, threads
 from airflow_batchwrap.local.node.run import Run, Work
 from airflow_batchwrap.local.wire import times
 
@@ -29,6 +29,8 @@ class Boots:
     def __init__(self, base: Base) -> None:
         self._base = base
         self._runs: dict[Node, Run] = {}
+        # Nodes of a pool start together.
+        self._places = threads.Together(layout.make_nodes)
 
     def run_of(self, node: Node) -> Run | None:
         """The latest run of a node's start task.
@@ -75,9 +77,7 @@ class Boots:
         if node.state != NodeState.STARTING:
             node.move(NodeState.STARTING)
         node.booted = mark = times.now()
-        try:
-            await layout.make_node(self._base.root(node))
-        except OSError as error:
+        if (error := await self._places.call(self._base.root(node))) is not None:
             # Something is in its place that is no directory of ours, or the disk is full.
             log.error("The directories of the node %s cannot be made: %s.", node.id, error)
             node.move(NodeState.UNUSABLE)

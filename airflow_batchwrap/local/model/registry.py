@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
-#: So many new ids are put in one by one; more of them are sorted in with the rest.
-_FEW = 300
+from sortedcontainers import SortedList
+
+#: How many ids are looked up at once: what is added or removed between two looks does not shift the rest.
+_AT_ONCE = 100
 
 
 class _Entity(Protocol):
@@ -27,14 +30,13 @@ class Registry(Generic[E]):
     being changed neither repeats nor skips what stays.
     """
 
-    __slots__ = ("_by_id", "_new", "_order", "_sorted")
+    __slots__ = ("_by_id", "_names", "_order")
 
     def __init__(self) -> None:
         self._by_id: dict[str, E] = {}
         self._order: list[E] = []
-        # Ids in lower case: sorted ones, of which some may be gone, and those that came since they were sorted.
-        self._sorted: list[str] = []
-        self._new: list[str] = []
+        # Ids in lower case. Sorted as they come: a hundred thousand of them sorted at once would stall the loop.
+        self._names: SortedList[str] = SortedList()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -56,20 +58,22 @@ class Registry(Generic[E]):
         :param entity: the entity.
         """
         name = entity.id.lower()
+        if name not in self._by_id:
+            self._names.add(name)
         self._by_id[name] = entity
         self._order.append(entity)
-        self._new.append(name)
 
     def remove(self, entity: E) -> None:
         """Let an entity go; one that is not there is no error.
 
         :param entity: the entity.
         """
-        if self._by_id.get(entity.id.lower()) is entity:
-            del self._by_id[entity.id.lower()]
+        name = entity.id.lower()
+        if self._by_id.get(name) is entity:
+            del self._by_id[name]
+            self._names.remove(name)
         if len(self._order) > 2 * len(self._by_id) + 16:
             self._order = list(self._by_id.values())
-            self._sorted, self._new = [], list(self._by_id)
 
     def after(self, uid: int) -> Iterator[E]:
         """The entities created after another one.
@@ -91,17 +95,9 @@ class Registry(Generic[E]):
         :param name: that id; empty for all.
         :return: them, by id.
         """
-        if len(self._new) <= _FEW:
-            for new in self._new:
-                insort(self._sorted, new)
-        else:
-            self._sorted += self._new
-            self._sorted.sort()
-        self._new = []
-        names = self._sorted
         last = name.lower()
-        for index in range(bisect_right(names, last), len(names)):
-            # An id that went and came again stands there twice.
-            if names[index] != last and (entity := self._by_id.get(names[index])) is not None:
-                last = names[index]
-                yield entity
+        while names := list(islice(self._names.irange(last, inclusive=(False, True)), _AT_ONCE)):
+            for last in names:
+                # It may have gone since the names were looked up.
+                if (entity := self._by_id.get(last)) is not None:
+                    yield entity

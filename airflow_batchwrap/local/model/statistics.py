@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from airflow_batchwrap.local.model.entities import Job, JobSchedule, Task
+from airflow_batchwrap.local.model.entities import Job, Task
 from airflow_batchwrap.local.wire import times
 from airflow_batchwrap.local.wire.times import iso
 
@@ -51,38 +51,49 @@ def of_task(task: Task, url: str) -> dict[str, Any] | None:
     }
 
 
-def of_job(job: Job, url: str) -> dict[str, Any]:
-    """A job's statistics.
+class Sums:
+    """Statistics of many tasks, of one job or several, summed up one by one: whoever sums may pause in between.
 
-    :param job: the job.
-    :param url: its address.
-    :return: its ``stats``.
+    :param jobs: the jobs.
     """
-    return _of_jobs([job], job.created, url)
 
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs, self._now = list(jobs), times.now()
+        self._wall_clock = self._wait = 0.0
+        self._retries = 0
 
-def of_schedule(schedule: JobSchedule, jobs: Iterable[Job], url: str) -> dict[str, Any]:
-    """A job schedule's statistics: those of its jobs that are there.
+    def tasks(self) -> Iterator[Task]:
+        """The tasks that are to be added.
 
-    :param schedule: the job schedule.
-    :param jobs: its jobs.
-    :param url: its address.
-    :return: its ``stats``.
-    """
-    return _of_jobs(list(jobs), schedule.created, url)
+        :return: those that are there when each job's turn comes.
+        """
+        for job in self._jobs:
+            yield from job.tasks
 
+    def add(self, task: Task) -> None:
+        """Add a task.
 
-def _of_jobs(jobs: list[Job], start: float, url: str) -> dict[str, Any]:
-    now = times.now()
-    tasks = [task for job in jobs for task in job.tasks]
-    return {
-        "url": f"{url}/stats",
-        "startTime": iso(start),
-        "lastUpdateTime": iso(now),
-        **_UNMEASURED,
-        "wallClockTime": _duration(sum(_wall_clock(task, now) for task in tasks)),
-        "waitTime": _duration(sum(_wait(task, now) for task in tasks)),
-        "numSucceededTasks": str(sum(job.counts["success"] for job in jobs)),
-        "numFailedTasks": str(sum(job.counts["failure"] for job in jobs)),
-        "numTaskRetries": str(sum(task.retries for task in tasks)),
-    }
+        :param task: the task.
+        """
+        self._wall_clock += _wall_clock(task, self._now)
+        self._wait += _wait(task, self._now)
+        self._retries += task.retries
+
+    def shown(self, start: float, url: str) -> dict[str, Any]:
+        """The statistics, once all tasks are added.
+
+        :param start: when what they are about was created, seconds since the epoch.
+        :param url: its address.
+        :return: its ``stats``.
+        """
+        return {
+            "url": f"{url}/stats",
+            "startTime": iso(start),
+            "lastUpdateTime": iso(self._now),
+            **_UNMEASURED,
+            "wallClockTime": _duration(self._wall_clock),
+            "waitTime": _duration(self._wait),
+            "numSucceededTasks": str(sum(job.counts["success"] for job in self._jobs)),
+            "numFailedTasks": str(sum(job.counts["failure"] for job in self._jobs)),
+            "numTaskRetries": str(self._retries),
+        }

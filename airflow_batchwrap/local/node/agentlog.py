@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,9 @@ PLACE = f"{_FOLDER}/{_NAME}"
 
 #: One thread, so that the lines stand in their order.
 _WRITER = ThreadPoolExecutor(1, thread_name_prefix="agentlog")
+#: What is still to be written, by the node's root.
+_LINES: dict[Path, str] = {}
+_LOCK = threading.Lock()
 
 
 def write(root: Path, text: str) -> None:
@@ -25,10 +29,30 @@ def write(root: Path, text: str) -> None:
     :param root: the node's root.
     :param text: what happened.
     """
-    _WRITER.submit(_write, root, f"{times.iso7(times.now())} {text}\n")
+    line = f"{times.iso7(times.now())} {text}\n"
+    with _LOCK:
+        awake = bool(_LINES)
+        _LINES[root] = _LINES.get(root, "") + line
+    if not awake:
+        _WRITER.submit(_write_all)
 
 
-def _write(root: Path, line: str) -> None:
+def _write_all() -> None:
+    while True:
+        with _LOCK:
+            # The first stays until it is written: whoever adds a line meanwhile need not wake anybody.
+            root = next(iter(_LINES), None)
+            if root is None:
+                return
+            lines, _LINES[root] = _LINES[root], ""
+        if lines:
+            _write(root, lines)
+        with _LOCK:
+            if not _LINES[root]:
+                del _LINES[root]
+
+
+def _write(root: Path, lines: str) -> None:
     with contextlib.suppress(OSError):
         directory = opening.descend(root.parent, (root.name, _FOLDER))
         try:
@@ -37,7 +61,7 @@ def _write(root: Path, line: str) -> None:
         finally:
             os.close(directory)
         with os.fdopen(descriptor, "ab") as file:
-            file.write(line.encode(errors="replace"))
+            file.write(lines.encode(errors="replace"))
 
 
 async def within(root: Path, start: float, end: float | None) -> list[str]:

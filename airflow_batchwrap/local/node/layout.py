@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_batchwrap.local.node import opening, removal, threads
@@ -11,22 +12,29 @@ from airflow_batchwrap.local.node import opening, removal, threads
 NODE_DIRECTORIES = ("applications", "fsmounts", "shared", "startup", "volatile", "workitems")
 
 
-async def make_node(root: Path) -> None:
-    """Make a node's directories; those that are there stay as they are. What a task put in their place goes.
+def make_nodes(roots: Sequence[Path]) -> list[OSError | None]:
+    """Make the directories of some nodes; those that are there stay as they are. What a task put in their place goes.
 
-    :param root: the node's root.
-    :raises OSError: they cannot be made.
+    :param roots: the nodes' roots.
+    :return: of each node, why they cannot be made; None where they are there.
     """
-    await threads.apart(_make_node, root)
+    return [_make_node(root) for root in roots]
 
 
-def _make_node(root: Path) -> None:
-    top = _made(root.parent, (root.name,))
+def _make_node(root: Path) -> OSError | None:
     try:
-        for name in NODE_DIRECTORIES:
-            os.close(_made(top, (name,)))
-    finally:
-        os.close(top)
+        top = _made(root.parent, (root.name,))
+        try:
+            for name in NODE_DIRECTORIES:
+                try:
+                    os.mkdir(name, dir_fd=top)
+                except FileExistsError:
+                    os.close(_made(top, (name,)))
+        finally:
+            os.close(top)
+    except OSError as error:
+        return error
+    return None
 
 
 def _made(base: Path | int, parts: tuple[str, ...]) -> int:

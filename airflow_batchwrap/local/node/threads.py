@@ -20,6 +20,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 #: Threads for what takes a moment: to open, read, write, rename. Of their own: what else waits in a thread (a container
 #: engine, for example) holds up no file.
@@ -59,6 +60,47 @@ async def opened(
     except asyncio.CancelledError:
         future.add_done_callback(_close)
         raise
+
+
+class Together(Generic[T, R]):
+    """Calls that come in one turn of the loop are done in one go, in one thread: a thread for each of a thousand would
+    keep the loop from everything else.
+
+    :param function: does something with each of some things, and returns what came of each.
+    """
+
+    def __init__(self, function: Callable[[list[T]], list[R]]) -> None:
+        self._function = function
+        self._asked: list[tuple[T, asyncio.Future[R]]] = []
+
+    async def call(self, item: T) -> R:
+        """Have something done.
+
+        :param item: with what.
+        :return: what came of it.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._begin)
+        waiter: asyncio.Future[R] = loop.create_future()
+        self._asked.append((item, waiter))
+        return await waiter
+
+    def _begin(self) -> None:
+        asked, self._asked = self._asked, []
+        done = asyncio.get_running_loop().run_in_executor(_FILES, self._function, [item for item, _ in asked])
+        done.add_done_callback(partial(_tell, [waiter for _, waiter in asked]))
+
+
+def _tell(waiters: list[asyncio.Future[R]], done: asyncio.Future[list[R]]) -> None:
+    error = done.exception()
+    for index, waiter in enumerate(waiters):
+        if waiter.done():
+            continue
+        if error is not None:
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(done.result()[index])
 
 
 def _close(future: asyncio.Future[tuple[int, os.stat_result]]) -> None:
