@@ -29,6 +29,8 @@ elif verb == "image":
 elif verb == "pull":
     if rest[-1].startswith("slow"):
         (here / "pulling").write_text(str(os.getpid()))
+        with (here / "fetching").open("a") as log:
+            log.write(f"{os.getpid()}\\n")
         time.sleep(30)
     if rest[-1] == "missing":
         sys.exit("pull access denied for missing")

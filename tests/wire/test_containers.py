@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,10 @@ def place(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     wire.service.stop()
 
 
-def pool_of(wire: Wire) -> str:
+def pool_of(wire: Wire, slots: int = 4) -> str:
     """A pool whose tasks may run in containers."""
     name = wire.name("pool")
-    options = wire.pool_options(name, slots=4)
+    options = wire.pool_options(name, slots=slots)
     assert options.virtual_machine_configuration is not None
     registry = m.ContainerRegistryReference(registry_server="r.example", username="u", password="secret")
     options.virtual_machine_configuration.container_configuration = m.BatchContainerConfiguration(
@@ -81,6 +82,11 @@ def failure(task: m.BatchTask) -> m.BatchTaskFailureInfo:
     assert task.execution_info is not None
     assert task.execution_info.failure_info is not None
     return task.execution_info.failure_info
+
+
+def container_info(task: m.BatchTask) -> m.BatchTaskContainerExecutionInfo | None:
+    """What a task says of its container."""
+    return task.execution_info and task.execution_info.container_info
 
 
 def test_command_runs_in_a_container_with_the_nodes_directories(place: tuple[Wire, str], engine: Path) -> None:
@@ -143,7 +149,9 @@ def test_container_goes_with_its_task(place: tuple[Wire, str], engine: Path) -> 
     wire, pool = place
     job = wire.job(pool)
     task = wire.add(job, "/bin/sleep 60", container_settings=image())
-    wire.until(lambda: list((engine / "containers").glob("*.pid")))
+    made = wire.until(lambda: list((engine / "containers").glob("*.pid")))
+    shown = wire.until(lambda: container_info(wire.client.get_task(job, task)))
+    assert (shown.container_id, shown.state) == (made[0].stem, "running")
     wire.client.terminate_task(job, task)
     assert failure(wire.state(job, task, "completed")).code == "TaskEnded"
     assert not list((engine / "containers").iterdir())
@@ -175,6 +183,25 @@ def test_task_is_ended_while_its_image_comes(place: tuple[Wire, str], engine: Pa
     # The engine stopped fetching it.
     wire.until(lambda: not psutil.pid_exists(pulling))
     assert not list((engine / "containers").iterdir())
+
+
+def test_many_slow_fetches_hold_up_nothing_else(place: tuple[Wire, str], engine: Path) -> None:
+    wire = place[0]
+    pool = pool_of(wire, slots=16)
+    slow = wire.job(pool)
+    (engine / "fetching").unlink(missing_ok=True)
+    for number in range(12):
+        wire.add(slow, "/bin/true", container_settings=image(f"slow-{number}"))
+    wire.until(lambda: (engine / "fetching").exists() and len((engine / "fetching").read_text().split()) == 12)
+    plain, began = wire.job(pool), time.monotonic()
+    for _ in range(4):
+        assert wire.run(plain, "/bin/sh -c 'echo text'").execution_info.exit_code == 0  # type: ignore[union-attr]
+    # Each of the fetches takes 30 s.
+    assert time.monotonic() - began < 15
+    assert len(list(wire.client.list_tasks(slow, filter="state eq 'running'"))) == 12
+    wire.client.begin_terminate_job(slow, polling_interval=0).wait()
+    fetching = [int(pid) for pid in (engine / "fetching").read_text().split()]
+    wire.until(lambda: not any(psutil.pid_exists(pid) for pid in fetching))
 
 
 def test_task_is_ended_while_its_container_is_created(place: tuple[Wire, str], engine: Path) -> None:

@@ -173,7 +173,7 @@ class Tasks:
             subtask |= {"state": "running", "since": task.started, "started": task.started}
 
     def _started(self, task: Task, node: Node, child: Child) -> None:
-        task.process = [child.pid, child.mark]
+        task.process, task.container = [child.pid, child.mark], self._places[task].run.container
         self._base.store.touch(task)
         self._base.events.tell(CommandStarted(node))
 

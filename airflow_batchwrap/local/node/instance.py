@@ -96,6 +96,11 @@ class Instance:
         self.info = {"containerId": self._id, "state": "created"}
         return [engine.path, "start", "--attach", self._id], dict(os.environ)
 
+    def started(self) -> None:
+        """Note that what starts its command was started."""
+        if self.info is not None:
+            self.info = {**self.info, "state": "running"}
+
     def _took(self, answer: Answer) -> None:
         last = answer.out.split()[-1:] if not answer.code else []
         self._id = last[0] if last and re.fullmatch(r"[0-9a-f]{12,64}", last[0]) else ""

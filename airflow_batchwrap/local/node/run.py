@@ -105,6 +105,11 @@ class Run:
         self._transfer: asyncio.Task[None] | None = None
         self._exit_code: int | None = None
 
+    @property
+    def container(self) -> dict[str, str] | None:
+        """Batch's containerInfo as it is now; None where there is no container, or not yet."""
+        return self._instance.info if self._instance else None
+
     def stop(self, reason: Ending) -> None:
         """End the run: the command with its whole tree, or the transfer that is under way.
 
@@ -168,7 +173,7 @@ class Run:
                 log.exception("The uploads of a task failed for a reason of the service's own.")
                 fault = "The local Batch service could not upload the output files."
                 failure = failure or TaskFailed("FileUploadMiscError", fault, category="ServerError").failure
-        return Outcome(self._exit_code, failure, self._instance.info if self._instance else None)
+        return Outcome(self._exit_code, failure, self.container)
 
     async def _fetch(self, work: Work) -> None:
         working = await layout.make_task(work.directory, work.root, keep=work.keep)
@@ -209,6 +214,8 @@ class Run:
     async def _watched(self, work: Work, make: bool) -> int | None:
         try:
             self._child = await self._start(work, make)
+            if self._instance is not None:
+                self._instance.started()
             self._started(self._child)
             if self.reason is not None:
                 self._child.kill(work.directory)
