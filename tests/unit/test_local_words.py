@@ -50,6 +50,12 @@ def test_tags_have_fifteen_digits() -> None:
     assert times.etag(NOW, 1) != times.etag(NOW, 2) != times.etag(NOW + 1e-6, 2)
 
 
+def test_early_times_have_four_digits_of_the_year() -> None:
+    first = times.parse_iso("0001-02-03T04:05:06Z")
+    assert times.iso(first) == "0001-02-03T04:05:06.000000Z"
+    assert times.iso7(first) == "0001-02-03T04:05:06.0000000Z"
+
+
 @dataclass(frozen=True)
 class Thing:
     """Something with an id and a number."""

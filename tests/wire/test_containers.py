@@ -199,7 +199,7 @@ def test_many_slow_fetches_hold_up_nothing_else(place: tuple[Wire, str], engine:
     # Each of the fetches takes 30 s.
     assert time.monotonic() - began < 15
     assert len(list(wire.client.list_tasks(slow, filter="state eq 'running'"))) == 12
-    wire.client.begin_terminate_job(slow, polling_interval=0).wait()
+    wire.terminate(slow)
     fetching = [int(pid) for pid in (engine / "fetching").read_text().split()]
     wire.until(lambda: not any(psutil.pid_exists(pid) for pid in fetching))
 

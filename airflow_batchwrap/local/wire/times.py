@@ -39,7 +39,8 @@ def iso(moment: float) -> str:
     :param moment: seconds since the epoch.
     :return: ISO 8601 in UTC with microseconds.
     """
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime, which writes early years with fewer digits.
+    return datetime.fromtimestamp(moment, UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def iso7(moment: float) -> str:
@@ -48,7 +49,7 @@ def iso7(moment: float) -> str:
     :param moment: seconds since the epoch.
     :return: ISO 8601 in UTC.
     """
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f0Z")
+    return f"{iso(moment).removesuffix('Z')}0Z"
 
 
 def http_date(moment: float) -> str:
