@@ -208,9 +208,9 @@ def places(folder: Path, tasks: int) -> float:
     here = os.open(folder, os.O_RDONLY)
     began = time.perf_counter()
     for number in range(tasks):
-        os.mkdir(f"{number}", dir_fd=here)  # noqa: PTH102 - as the service does it
+        os.mkdir(f"{number}", dir_fd=here)
         for name in ("wd", "certs"):
-            os.mkdir(f"{number}/{name}", dir_fd=here)  # noqa: PTH102
+            os.mkdir(f"{number}/{name}", dir_fd=here)
         for name in ("stdout.txt", "stderr.txt"):
             os.close(os.open(f"{number}/{name}", os.O_WRONLY | os.O_CREAT, dir_fd=here))
     took = time.perf_counter() - began

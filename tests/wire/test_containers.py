@@ -86,7 +86,7 @@ def failure(task: m.BatchTask) -> m.BatchTaskFailureInfo:
 
 def container_info(task: m.BatchTask) -> m.BatchTaskContainerExecutionInfo | None:
     """What a task says of its container."""
-    return task.execution_info and task.execution_info.container_info
+    return task.execution_info.container_info if task.execution_info else None
 
 
 def test_command_runs_in_a_container_with_the_nodes_directories(place: tuple[Wire, str], engine: Path) -> None:
@@ -151,6 +151,7 @@ def test_container_goes_with_its_task(place: tuple[Wire, str], engine: Path) -> 
     task = wire.add(job, "/bin/sleep 60", container_settings=image())
     made = wire.until(lambda: list((engine / "containers").glob("*.pid")))
     shown = wire.until(lambda: container_info(wire.client.get_task(job, task)))
+    assert shown is not None
     assert (shown.container_id, shown.state) == (made[0].stem, "running")
     wire.client.terminate_task(job, task)
     assert failure(wire.state(job, task, "completed")).code == "TaskEnded"

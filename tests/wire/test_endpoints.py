@@ -84,5 +84,53 @@ def test_tasks_of_two_nodes_listen_on_one_port(wire: Wire) -> None:
             socket.create_connection((str(one.public_ip_address), one.frontend_port), 5)
 
 
+#: The same with datagrams.
+ECHO = """
+import os, socket
+with socket.socket(type=socket.SOCK_DGRAM) as server:
+    server.bind((os.environ["LOCAL_BATCH_NODE_ADDRESS"], 18_081))
+    said = b""
+    while said != b"end":
+        said, caller = server.recvfrom(1000)
+        server.sendto(os.environ["AZ_BATCH_NODE_ID"].encode() + b" " + said, caller)
+"""
+
+
+def test_datagrams_reach_a_node_and_their_answers_whoever_asked(wire: Wire) -> None:
+    udp = m.BatchInboundNatPool(
+        name="dns",
+        protocol="udp",
+        backend_port=18_081,
+        frontend_port_range_start=22_000,
+        frontend_port_range_end=22_060,
+    )
+    configuration = m.BatchPoolEndpointConfiguration(inbound_nat_pools=[udp])
+    pool = wire.pool(2, network_configuration=m.NetworkConfiguration(endpoint_configuration=configuration))
+    job, nodes = wire.job(pool), wire.nodes(pool, 2, "idle")
+    settings = [m.EnvironmentSetting(name="SERVER", value=ECHO)]
+    tasks = [wire.add(job, """/bin/sh -c 'exec python3 -c "$SERVER"'""", environment_settings=settings) for _ in nodes]
+    with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as other:
+        for node in nodes:
+            end = endpoint(node)
+            place = (str(end.public_ip_address), end.frontend_port)
+
+            def asked(caller: socket.socket, word: str, place: tuple[str, int] = place) -> str:
+                # A datagram is lost while nothing listens.
+                caller.settimeout(0.5)
+                with suppress(TimeoutError):
+                    caller.sendto(word.encode(), place)
+                    # An earlier answer may have come late.
+                    while not (said := caller.recv(1000).decode()).endswith(word):
+                        pass
+                    return said
+                return ""
+
+            assert wire.until(lambda asked=asked: asked(one, "first")) == f"{node.id} first"  # type: ignore[misc]
+            assert [asked(other, "b"), asked(one, "a")] == [f"{node.id} b", f"{node.id} a"]
+            assert asked(other, "end") == f"{node.id} end"
+    for task in tasks:
+        assert wire.state(job, task, "completed").execution_info.exit_code == 0  # type: ignore[union-attr]
+
+
 def test_a_pool_without_endpoints_shows_none(wire: Wire, pool: str) -> None:
     assert [node.endpoint_configuration for node in wire.client.list_nodes(pool)] == [None, None]

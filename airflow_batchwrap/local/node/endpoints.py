@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from airflow_batchwrap.local.node.relay import Relay
 
 log = logging.getLogger(__name__)
 
@@ -44,27 +47,31 @@ def of_pool(body: dict[str, Any], index: int, address: str) -> list[dict[str, An
     ]
 
 
+class _Door(Protocol):
+    def close(self) -> None: ...
+
+
 class Doors:
-    """Lets connections to the frontend ports of nodes through to their backend ports."""
+    """Lets connections and datagrams to the frontend ports of nodes through to their backend ports."""
 
     def __init__(self) -> None:
-        self._servers: dict[str, list[asyncio.Server]] = {}
+        self._servers: dict[str, list[_Door]] = {}
 
     async def open(self, node: str, endpoints: list[dict[str, Any]]) -> None:
         """Open a node's doors; those that are open stay so.
 
         :param node: the node's id.
-        :param endpoints: what `of_pool` gives. UDP has no doors, and no port needs one that leads to itself.
+        :param endpoints: what `of_pool` gives. No port needs a door that leads to itself.
         """
         if node in self._servers or not endpoints:
             return
         servers = self._servers[node] = []
         for one in endpoints:
             address, port = one["publicIPAddress"], one["frontendPort"]
-            if one["protocol"] != "tcp" or port == one["backendPort"]:
+            if port == one["backendPort"]:
                 continue
             try:
-                server = await asyncio.start_server(_through(address, one["backendPort"]), address, port)
+                server = await _OPEN[one["protocol"]](address, port, one["backendPort"])
             except OSError as error:
                 log.warning("The inbound endpoint %s of node %s cannot be opened: %s.", one["name"], node, error)
                 continue
@@ -86,6 +93,19 @@ class Doors:
         """Close all doors."""
         for node in list(self._servers):
             self.close(node)
+
+
+async def _open_tcp(address: str, port: int, backend: int) -> _Door:
+    return await asyncio.start_server(_through(address, backend), address, port)
+
+
+async def _open_udp(address: str, port: int, backend: int) -> _Door:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Relay(address, backend), local_addr=(address, port))
+    return transport
+
+
+_OPEN: dict[str, Callable[[str, int, int], Awaitable[_Door]]] = {"tcp": _open_tcp, "udp": _open_udp}
 
 
 def _through(address: str, port: int) -> Any:
