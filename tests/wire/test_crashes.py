@@ -75,11 +75,11 @@ class Worker(threading.Thread):
             with self._client:
                 while True:
                     self._step()
-        except IncompleteReadError:
-            pass
         except HttpResponseError as error:
-            # An answer, and a wrong one: connections that fail are other errors.
-            self.fault = error
+            # One with a status is an answer, and a wrong one. Without: the connection broke in the midst of an answer,
+            # which the client says in several ways.
+            if error.status_code is not None and not isinstance(error, IncompleteReadError):
+                self.fault = error
         except AzureError:
             pass
         except BaseException as error:
