@@ -132,7 +132,7 @@ class Worker(threading.Thread):
 
     def _terminate(self, job: str) -> None:
         """End a task by request, if it has not ended."""
-        mine = [task for known, task in self._ledger.tasks if known == job]
+        mine = [task for known, task in list(self._ledger.tasks) if known == job]
         if mine:
             task = self._random.choice(mine)
             self._ledger.stirred.add(job)

@@ -181,10 +181,11 @@ class Play:
 
         self.wait("both steps run", there)
         if self.how == "deferred":
-            # Before the triggerer has taken a trigger up, Airflow ends it without a word to anyone.
-            self.wait(
-                "both triggers run", lambda: all("starting" in self.log(f"1_{each}") for each in ("victim", "sibling"))
-            )
+            self.taken_up("1_victim", "1_sibling")
+
+    def taken_up(self, *names: str) -> None:
+        """Wait until the triggerer has taken tasks up: before that, Airflow ends them without a word to anyone."""
+        self.wait(f"the triggers of {names} run", lambda: all("starting" in self.log(name) for name in names))
 
     def ended(self, name: str, timeout: float = 120.0) -> None:
         """Wait until the first body of a step is gone, which only Batch can have ended."""

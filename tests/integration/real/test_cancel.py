@@ -204,6 +204,8 @@ def play_set_up(play: Play, act: str) -> None:
         return play.states().get("create_pool") == wanted and all(left.values()) and bool(waiting(play))
 
     play.wait("the set-up waits", there)
+    if play.how == DEFERRED:
+        play.taken_up("create_pool")
     before, client, dag_id = play.left(), play.stack.client, play.dag_id
     if act == "set-up cleared":
         play.stack.ask(lambda: client.clear(dag_id, play.run_id, ["w.create_pool"]))
