@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.given import PROJECT, found
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.wire import Wire
 
-ROOT = Path(__file__).resolve().parents[2]
-RECORDINGS = Path(os.environ.get("BATCHWRAP_RECORDINGS", ROOT.parent / "shared" / "recordings"))
+RECORDINGS = Path(
+    os.environ.get("BATCHWRAP_RECORDINGS") or found("recordings") or PROJECT.parent / "shared" / "recordings"
+)
 #: How long a state is waited for that a recording polled for, in seconds. Nodes are here at once; some states, such as
 #: that of a task that only runs on Windows, never come.
 PATIENCE = 0.5
