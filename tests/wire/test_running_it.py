@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import typer
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from typer.testing import CliRunner
@@ -23,6 +26,7 @@ from airflow_batchwrap.local.commands import app
 from airflow_batchwrap.local.home import DEV_KEY
 from airflow_batchwrap.local.runner import LocalService, LocalServiceError
 from tests.support.polling import until
+from tests.support.raw import signed
 
 if TYPE_CHECKING:
     from tests.support.wire import Wire
@@ -129,6 +133,26 @@ def test_key_can_be_given_and_does_not_show_in_the_process_list(data: Path) -> N
     assert service.key == key
     assert not [part for part in psutil.Process(service.pid).cmdline() if key in part]
     assert pools(service) == []
+
+
+def test_start_takes_every_option_of_serve() -> None:
+    """But for the one that is for the tests alone."""
+    commands: Any = typer.main.get_command(app)
+    serve, start = ({each.name for each in commands.commands[name].params} for name in ("serve", "start"))
+    assert serve - start == {"turns"}
+    assert not start - serve
+
+
+def test_started_service_waits_for_its_state_as_long_as_it_was_asked_to(data: Path) -> None:
+    assert batchwrap_local("start", "--data", data, "--store-patience", "0.5").returncode == 0
+    service = runner.attach(data)
+    assert service is not None
+    with contextlib.closing(sqlite3.connect(data / "state.sqlite", isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        refused, answer = signed(service, "POST", "/jobs", body={"id": "j", "poolInfo": {"poolId": "p"}})
+        assert (refused, answer["code"]) == (500, "InternalError")
+        until(lambda: runner.attach(data) is None, "the service's end", 20)
+    assert "could not be written for 0.5 s" in (data / "service.log").read_text()
 
 
 @pytest.mark.parametrize(
