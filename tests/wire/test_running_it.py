@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -12,11 +13,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-import typer
 from azure.batch import BatchClient
 from azure.core.credentials import AzureNamedKeyCredential
 from typer.testing import CliRunner
@@ -135,12 +135,20 @@ def test_key_can_be_given_and_does_not_show_in_the_process_list(data: Path) -> N
     assert pools(service) == []
 
 
-def test_start_takes_every_option_of_serve() -> None:
-    """But for the one that is for the tests alone."""
-    commands: Any = typer.main.get_command(app)
-    serve, start = ({each.name for each in commands.commands[name].params} for name in ("serve", "start"))
-    assert serve - start == {"turns"}
-    assert not start - serve
+def test_directory_holds_what_the_page_says(data: Path) -> None:
+    """docs/local-service.md, Running it."""
+    service = runner.launch(data, ["--tls"])
+    page = (Path(__file__).parents[2] / "docs/local-service.md").read_text(encoding="utf-8")
+    said = re.search(r"^`DIR` holds .*?\n\n", page, re.M | re.S)
+    assert said is not None
+    names = set(re.findall(r"`([^`]+)`", said[0]))
+    names |= {f"state.sqlite{end}" for end in ("-wal", "-shm")}
+    running = {path.name for path in data.iterdir()}
+    assert running <= names
+    assert {path.stat().st_mode & 0o077 for path in data.iterdir()} == {0}
+    service.stop()
+    gone = {"service.json", "state.sqlite-wal", "state.sqlite-shm"}
+    assert {path.name for path in data.iterdir()} == running - gone
 
 
 def test_started_service_waits_for_its_state_as_long_as_it_was_asked_to(data: Path) -> None:
