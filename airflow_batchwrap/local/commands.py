@@ -238,6 +238,7 @@ def start(
     cert_key: CertKey = None,
     trust: Trust = None,
     role: Role = "contributor",
+    store_patience: StorePatience = PATIENCE,
     name: Name = None,
     plain_http: PlainHttp = False,
 ) -> None:
@@ -248,7 +249,7 @@ def start(
     _pace(profile, time_scale)
     arguments += ["--profile", profile, "--time-scale", str(time_scale)]
     _faults(faults)
-    arguments += ["--faults", faults, "--request-time", str(request_time)]
+    arguments += ["--faults", faults, "--request-time", str(request_time), "--store-patience", str(store_patience)]
     _check(role, tls, cert, cert_key, trust or [])
     arguments += ["--role", role, *(["--tls"] if tls else []), *(["--plain-http"] if plain_http else [])]
     arguments += [word for each in _names(name or []) for word in ("--name", each)]

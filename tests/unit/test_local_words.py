@@ -41,6 +41,13 @@ def test_durations_have_the_shortest_form(sent: str, shown: str) -> None:
     assert times.parse_duration(shown) == pytest.approx(times.parse_duration(sent))
 
 
+def test_longest_duration_is_taken_and_no_longer_one() -> None:
+    assert times.parse_duration(times.FOREVER) > 9e11
+    for longer in ("P10675199DT2H48M5.4775808S", "P10675199DT2H48M6S", "P10675200D"):
+        with pytest.raises(ValueError, match=r"longer than P10675199DT2H48M5\.4775807S"):
+            times.parse_duration(longer)
+
+
 def test_tags_have_fifteen_digits() -> None:
     for moment in (NOW, 0.0, NOW * 2):
         tag = times.etag(moment, 7)

@@ -111,6 +111,16 @@ def test_downloads_fail(faulty: Begin, web: Web) -> None:
     assert web.asked == []
 
 
+def test_download_is_tried_again_where_the_server_has_enough(faulty: Begin, wire: Wire, job: str) -> None:
+    # Another service stands in for a blob service that is busy, 429, and then finds no api-version, 400.
+    for spec, status in (("429=3x", 400), ("429=4x", 429)):
+        file = m.ResourceFile(http_url=f"{faulty(spec).service.url}/jobs", file_path="a")
+        info = wire.run(job, "/bin/true", resource_files=[file]).execution_info
+        assert info is not None
+        assert info.failure_info is not None
+        assert f"the server answered {status}" in str(info.failure_info.message)
+
+
 @pytest.mark.parametrize(
     "spec", ["nonsense=1", "503", "503=often", "503=1.5", "drop=-1", "seed=x", "503=x", "503=-1x", "drop=1.5x"]
 )
@@ -129,6 +139,11 @@ def test_a_count_goes_wrong_so_often_and_never_again() -> None:
     assert bool(faults)
     assert [faults.strikes("503") for _ in range(5)] == [True, True, False, False, False]
     assert not faults.strikes("allocation")
+
+
+def test_of_several_faults_of_a_request_the_cut_comes_first_then_503() -> None:
+    faults = Faults.parse("429=3x,503=2x,drop=1x")
+    assert [faults.request().split(" ")[0] for _ in range(4)] == ["cut", "503", "429", ""]
 
 
 def test_one_kind_does_not_disturb_another() -> None:

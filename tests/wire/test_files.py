@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
+from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.core.rest import HttpRequest
 
@@ -183,3 +184,13 @@ def test_link_within_the_task_is_followed_and_deleted_alone(wire: Wire, job: str
     assert wire.text(job, task.id, "wd/link") == "kept\n"
     wire.client.delete_task_file(job, task.id, "wd/link")
     assert wire.text(job, task.id, "wd/real") == "kept\n"
+
+
+@pytest.mark.parametrize("gone", ["removed", "never there"])
+def test_files_of_a_task_without_a_directory_are_cleaned_up(wire: Wire, job: str, gone: str) -> None:
+    package = [m.BatchApplicationPackageReference(application_id="none", version="1")]
+    more = {"application_package_references": package} if gone == "never there" else {}
+    task = wire.run(job, "/bin/sh -c 'rm -rf $AZ_BATCH_TASK_DIR'", **more)
+    with pytest.raises(HttpResponseError) as caught:
+        content(wire.client.download_task_file(job, task.id, "stdout.txt"))
+    assert status_of(caught) == (409, "TaskFilesCleanedup")

@@ -102,6 +102,22 @@ def test_what_frames_a_body_is_bounded(hasty: Wire, framing: bytes) -> None:
         assert sent < 100 * 1024 * 1024
 
 
+@pytest.mark.parametrize("part", ["header", "query"])
+def test_head_of_64_kib_is_taken_and_no_larger_one(hasty: Wire, part: str) -> None:
+    def sent(size: int) -> tuple[int, bytes]:
+        # What frames the rest of the head is less than a kilobyte.
+        filling = "x" * (size - 1024)
+        more = {"X_Filling": filling} if part == "header" else {"query": {"$select": filling}}
+        return ask(hasty.service, head(hasty.service, "GET", "/jobs", **more))
+
+    status, answer = sent(64 * 1024)
+    assert b"headers are larger" not in answer
+    assert status == (200 if part == "header" else 400)
+    status, answer = sent(66 * 1024)
+    assert status == 400
+    assert answer == b"The request line and the headers are larger than 65536 bytes."
+
+
 def test_answers_that_nobody_reads_are_given_up(hasty: Wire) -> None:
     host = hasty.service.url.partition("://")[2]
     request = f"GET /ui/static/page.js HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()

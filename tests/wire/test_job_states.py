@@ -134,6 +134,12 @@ def test_account_has_so_many_active_jobs_and_no_more(services: Services, tmp_pat
     with pytest.raises(HttpResponseError) as caught:
         wire.job("none")
     assert refused(caught.value) == (409, "ActiveJobAndScheduleQuotaReached")
+    # Disabled ones do.
+    disabling = m.BatchJobDisableOptions(disable_tasks="requeue")
+    wire.client.begin_disable_job(first, disabling, polling_interval=0).wait()
+    with pytest.raises(HttpResponseError) as caught:
+        wire.job("none")
+    assert refused(caught.value) == (409, "ActiveJobAndScheduleQuotaReached")
     # Completed jobs do not count.
     wire.terminate(first)
     wire.job("none")

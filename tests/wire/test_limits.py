@@ -17,6 +17,7 @@ from airflow_batchwrap.hooks.errors import translate
 from airflow_batchwrap.hooks.views import NodeView, PoolView, WaitView, judge_pool, judge_wait
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.quotas import Quotas, QuotasError
+from tests.support.raw import signed
 
 if TYPE_CHECKING:
     from tests.support.wire import Wire
@@ -177,6 +178,42 @@ def test_resource_files_have_a_length_together(wire: Wire, pool: str, job: str) 
     start = m.BatchStartTask(command_line="/bin/true", resource_files=files(90))
     options = wire.pool_options(wire.name("pool"), 0, start_task=start)
     assert refused(lambda: wire.client.create_pool(options))[:2] == (400, "InvalidPropertyValue")
+
+
+def test_resource_files_are_counted_as_json_with_spaces(wire: Wire, job: str) -> None:
+    def sent(characters: int) -> int:
+        file = {"httpUrl": "http://127.0.0.1:9/file", "filePath": ""}
+        file["filePath"] = "x" * (characters - len(json.dumps([file])))
+        body = {"id": f"c{characters}", "commandLine": "/bin/true", "resourceFiles": [file]}
+        return signed(wire.service, "POST", f"/jobs/{job}/tasks", body=body)[0]
+
+    assert (sent(32_768), sent(32_769)) == (201, 400)
+
+
+def test_numbers_have_limits(wire: Wire, pool: str) -> None:
+    def sent(path: str, body: dict[str, Any]) -> str:
+        status, answer = signed(wire.service, "POST", path, body=body)
+        return "taken" if status < 400 else f"{status} {answer['code']}"
+
+    image = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
+    machine = {"imageReference": image, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
+
+    def made(**more: Any) -> str:
+        return sent(
+            "/pools", {"id": wire.name("most"), "vmSize": "small", "virtualMachineConfiguration": machine, **more}
+        )
+
+    refusal = "400 InvalidPropertyValue"
+    assert (made(resizeTimeout="PT5M"), made(resizeTimeout="PT4M59S")) == ("taken", refusal)
+    assert (made(taskSlotsPerNode=256), made(taskSlotsPerNode=257)) == ("taken", refusal)
+    assert [made(**{kind: 1001}) for kind in ("targetDedicatedNodes", "targetLowPriorityNodes")] == [refusal] * 2
+    package = {"applicationId": "none", "version": "1"}
+    # Ten are looked at, and are not there.
+    packages = [made(applicationPackageReferences=[package] * count) for count in (10, 11)]
+    assert packages == ["409 InvalidApplicationPackageReferences", refusal]
+    nodes = [f"tvm-{number}" for number in range(101)]
+    removals = [sent(f"/pools/{pool}/removenodes", {"nodeList": nodes[:count]}) for count in (100, 101)]
+    assert removals == ["404 NodeNotFound", refusal]
 
 
 @pytest.mark.usefixtures("airflow_home")

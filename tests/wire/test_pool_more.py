@@ -322,6 +322,33 @@ def test_autoscale_tries_again_for_nodes_that_were_not_to_be_had(scarce: Wire) -
     gone(scarce, name)
 
 
+def test_empty_jobs_follow_the_scale_and_schedules_and_limits_of_time_do_not(scarce: Wire) -> None:
+    pool = m.BatchPoolInfo(pool_id="none")
+    empty = scarce.job("none", all_tasks_complete_mode="terminatejob")
+    created = scarce.client.get_job(empty).creation_time
+    ended = scarce.job_state(empty, "completed").execution_info
+    assert created is not None
+    assert ended is not None
+    assert ended.end_time is not None
+    assert ended.end_time - created < datetime.timedelta(seconds=0.9)
+    limits = m.BatchJobConstraints(max_wall_clock_time=datetime.timedelta(seconds=30))
+    limited = scarce.job("none", constraints=limits)
+    schedule = m.BatchJobScheduleConfiguration(recurrence_interval=datetime.timedelta(minutes=1))
+    options = m.BatchJobScheduleCreateOptions(
+        id="minutely", schedule=schedule, job_specification=m.BatchJobSpecification(pool_info=pool)
+    )
+    scarce.client.create_job_schedule(options)
+    found = scarce.client.get_job_schedule("minutely")
+    assert found.creation_time is not None
+    assert found.execution_info is not None
+    assert found.execution_info.next_run_time is not None
+    assert found.execution_info.next_run_time - found.creation_time > datetime.timedelta(seconds=50)
+    assert scarce.client.get_job(limited).state == "active"
+    scarce.client.begin_delete_job_schedule("minutely", polling_interval=0).wait()
+    for job in (empty, limited):
+        scarce.client.begin_delete_job(job, polling_interval=0).wait()
+
+
 def test_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for command in ("serve", "start"):
         result = CliRunner().invoke(app, [command, "--data", str(tmp_path / "data"), "--profile", "quick"])

@@ -65,6 +65,21 @@ def test_task_is_preparing_meanwhile(wire: Wire) -> None:
     wire.client.begin_delete_pool(pool, polling_interval=0).wait()
 
 
+def test_preparing_task_ends_with_its_job(wire: Wire, pool: str) -> None:
+    job = prepared(wire, pool, "/bin/sleep 60")
+    task = wire.add(job, "/bin/true")
+    wire.state(job, task, "preparing")
+    wire.terminate(job)
+    wire.job_state(job, "completed")
+    ended = wire.state(job, task, "completed").execution_info
+    assert ended is not None
+    assert ended.failure_info is not None
+    assert (ended.failure_info.code, ended.exit_code) == ("TaskEnded", None)
+    (status,) = statuses(wire, job)
+    assert status.job_preparation_task_execution_info is not None
+    assert status.job_preparation_task_execution_info.state == "completed"
+
+
 def test_failed_preparation_leaves_the_task_active_and_bars_the_node(wire: Wire) -> None:
     pool = wire.pool(1)
     job = prepared(

@@ -16,7 +16,7 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 if TYPE_CHECKING:
     from airflow_batchwrap.stack.azurite import AzuriteService
     from tests.support.web import Web
-    from tests.support.wire import Wire
+    from tests.support.wire import Services, Wire
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,18 @@ def test_files_of_a_task_that_is_ended_are_let_go(wire: Wire, web: Web) -> None:
         return [name for name in found if name.endswith(".part") or "/wd" in name]
 
     wire.until(lambda: not left())
+
+
+def test_nodes_do_not_use_this_machines_proxies(
+    services: Services, tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as environment:
+        # Nothing listens there. The test's own client is not to use it either.
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            environment.setenv(name, "http://127.0.0.1:9")
+        environment.setenv("NO_PROXY", "")
+        wire = services(tmp_path / "data")
+    web.files["/a"] = b"came"
+    files = [m.ResourceFile(http_url=f"{web.url}/a", file_path="a")]
+    job = wire.job(wire.pool())
+    assert wire.text(job, wire.run(job, "/bin/cat a", resource_files=files).id) == "came"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +26,7 @@ from airflow_batchwrap.local.commands import app
 from airflow_batchwrap.local.home import DEV_KEY
 from airflow_batchwrap.local.runner import LocalService, LocalServiceError
 from tests.support.polling import until
+from tests.support.raw import signed
 
 if TYPE_CHECKING:
     from tests.support.wire import Wire
@@ -129,6 +133,34 @@ def test_key_can_be_given_and_does_not_show_in_the_process_list(data: Path) -> N
     assert service.key == key
     assert not [part for part in psutil.Process(service.pid).cmdline() if key in part]
     assert pools(service) == []
+
+
+def test_directory_holds_what_the_page_says(data: Path) -> None:
+    """docs/local-service.md, Running it."""
+    service = runner.launch(data, ["--tls"])
+    page = (Path(__file__).parents[2] / "docs/local-service.md").read_text(encoding="utf-8")
+    said = re.search(r"^`DIR` holds .*?\n\n", page, re.M | re.S)
+    assert said is not None
+    names = set(re.findall(r"`([^`]+)`", said[0]))
+    names |= {f"state.sqlite{end}" for end in ("-wal", "-shm")}
+    running = {path.name for path in data.iterdir()}
+    assert running <= names
+    assert {path.stat().st_mode & 0o077 for path in data.iterdir()} == {0}
+    service.stop()
+    gone = {"service.json", "state.sqlite-wal", "state.sqlite-shm"}
+    assert {path.name for path in data.iterdir()} == running - gone
+
+
+def test_started_service_waits_for_its_state_as_long_as_it_was_asked_to(data: Path) -> None:
+    assert batchwrap_local("start", "--data", data, "--store-patience", "0.5").returncode == 0
+    service = runner.attach(data)
+    assert service is not None
+    with contextlib.closing(sqlite3.connect(data / "state.sqlite", isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        refused, answer = signed(service, "POST", "/jobs", body={"id": "j", "poolInfo": {"poolId": "p"}})
+        assert (refused, answer["code"]) == (500, "InternalError")
+        until(lambda: runner.attach(data) is None, "the service's end", 20)
+    assert "could not be written for 0.5 s" in (data / "service.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: The largest request line and headers, in bytes.
 HEAD_LIMIT = 64 * 1024
+_LARGE = f"The request line and the headers are larger than {HEAD_LIMIT} bytes."
 #: The largest request with all that frames its body (chunks and their extensions), in bytes: twice what of a body
 #: that is too large is read and dropped.
 REQUEST_LIMIT = 32 * 1024 * 1024
@@ -56,7 +57,7 @@ class Connection(HttpToolsProtocol):
     _reading: asyncio.TimerHandle | None = None
     _between = True
     _in_head = True
-    _head = _size = 0
+    _head = _taken = _size = 0
     _known = False
     _answering: RequestResponseCycle | None = None
 
@@ -91,7 +92,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head += len(data)
             if self._head > HEAD_LIMIT:
-                self.send_400_response(f"The request line and the headers are larger than {HEAD_LIMIT} bytes.")
+                self.send_400_response(_LARGE)
         elif self._size > REQUEST_LIMIT:
             self._cut()
 
@@ -102,14 +103,21 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         scope = cast(dict[str, Any], self.scope)
         scope[CUT], scope[KNOWN] = self._cut, self._welcome
-        self._between, self._in_head, self._head, self._size = False, True, 0, 0
+        self._between, self._in_head = False, True
+        self._head = self._taken = self._size = 0
         if self._clock is None:
             self._wind()
+
+    def on_url(self, url: bytes) -> None:
+        """Take (a part of) the path and the query."""
+        self._take(len(url))
+        super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header. Of trailers, which follow a body, Batch has none."""
         if not self._in_head:
             raise Refused
+        self._take(len(name) + len(value) + len(b": \r\n"))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -138,6 +146,10 @@ class Connection(HttpToolsProtocol):
             self._reading.cancel()
             self._reading = None
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request; of one that was `Refused` for its size, the parser says only that it is none."""
+        super().send_400_response(_LARGE if self._taken > HEAD_LIMIT else msg)
+
     def shutdown(self) -> None:
         """Close what is idle, as the service stops.
 
@@ -150,6 +162,12 @@ class Connection(HttpToolsProtocol):
     @property
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    def _take(self, size: int) -> None:
+        """Count what a head holds, exactly: what arrives with the head's end is not all of the head."""
+        self._taken += size
+        if self._taken > HEAD_LIMIT:
+            raise Refused
 
     def _welcome(self) -> None:
         self._known = True

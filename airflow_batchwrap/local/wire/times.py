@@ -11,8 +11,9 @@ from email.utils import formatdate
 #: What Batch shows where no time limit was given: the longest .NET time span (seen in recorded answers).
 FOREVER = "P10675199DT2H48M5.4775807S"
 
-#: The same in seconds: no longer one is taken, as none fits into a .NET time span.
-LONGEST = 922_337_203_685.4775807
+#: The same in ticks of 100 ns: no longer one is taken, as none fits into a .NET time span. Not in seconds, which have
+#: not that many digits.
+_LONGEST = 9_223_372_036_854_775_807
 #: The last second that has a name (the end of 9999), and the first one (the beginning of 1), since the epoch.
 LAST, FIRST = 253_402_300_799.0, -62_135_596_800.0
 
@@ -77,6 +78,17 @@ def parse_iso(text: str) -> float:
     return min(seconds, LAST)
 
 
+def _before_seconds(duration: re.Match[str]) -> int:
+    """A duration's parts that are longer than a second, in seconds."""
+    return sum(int(duration[unit] or 0) * size for unit, size in _SECONDS.items())
+
+
+def _ticks(duration: re.Match[str]) -> int:
+    """A duration in ticks of 100 ns; what is shorter is dropped."""
+    whole, _, fraction = (duration["seconds"] or "0").partition(".")
+    return (int(whole) + _before_seconds(duration)) * 10_000_000 + int(f"{fraction:0<7}"[:7])
+
+
 @functools.lru_cache(maxsize=1024)
 def parse_duration(text: str) -> float:
     """Read an ISO 8601 duration.
@@ -88,11 +100,9 @@ def parse_duration(text: str) -> float:
     match = _DURATION.match(text)
     if match is None or text in ("P", "PT") or text.endswith("T"):
         raise ValueError(f"{text!r} is no ISO 8601 duration")
-    parts = match.groupdict()
-    seconds = float(parts["seconds"] or 0) + sum(int(parts[unit] or 0) * size for unit, size in _SECONDS.items())
-    if seconds > LONGEST:
+    if _ticks(match) > _LONGEST:
         raise ValueError(f"{text!r} is longer than {FOREVER}")
-    return seconds
+    return float(match["seconds"] or 0) + _before_seconds(match)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -105,10 +115,7 @@ def shortest(text: str) -> str:
     match = _DURATION.match(text)
     if match is None:
         return text
-    parts = match.groupdict()
-    whole, _, fraction = (parts["seconds"] or "0").partition(".")
-    left = int(whole) + sum(int(parts[unit] or 0) * size for unit, size in _SECONDS.items())
-    left = left * 10_000_000 + int(f"{fraction:0<7}"[:7])
+    left = _ticks(match)
     if not left:
         return text
     day = clock = ""
