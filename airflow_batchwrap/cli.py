@@ -142,21 +142,24 @@ def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -
 
 
 def _warn_of_dag_files(steps: Path) -> None:
-    """Warn of step files that Airflow would import as DAG files, by the words that it looks for in its safe mode."""
+    """Warn of files that Airflow would import as DAG files: zips, and by the words that it looks for in safe mode."""
     import shlex
+    import zipfile
 
     folder = steps.resolve()
     if any((each / ".airflowignore").exists() for each in (folder, *folder.parents)):
         return
     taken = []
-    for path in sorted(folder.rglob("*.py")):
-        content = path.read_bytes().lower() if path.is_file() else b""
-        if b"airflow" in content and (b"dag" in content or b"asset" in content):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes().lower() if path.suffix == ".py" else b""
+        words = b"airflow" in content and (b"dag" in content or b"asset" in content)
+        if words or (path.suffix != ".py" and zipfile.is_zipfile(path)):
             taken.append(path.relative_to(folder).as_posix())
     if taken:
         typer.echo(
-            f"In its DAGs folder, Airflow would import {', '.join(taken)} as a DAG file, because of words in the text. "
-            f"Keep it out of the steps: `echo '*' > {shlex.quote(str(steps / '.airflowignore'))}`",
+            f"In its DAGs folder, Airflow would import {', '.join(taken)} as a DAG file, because of words in the text, "
+            "or as it is a zip file, as jars are. Keep it out of the steps: "
+            f"`echo '*' > {shlex.quote(str(steps / '.airflowignore'))}`",
             err=True,
         )
 
