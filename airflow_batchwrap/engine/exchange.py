@@ -147,7 +147,7 @@ class OutputFolder:
         found: Set[str] = set()
         try:
             self._find(self.folder, "", found, strict)
-        except OSError as error:
+        except (OSError, RecursionError) as error:
             problem = f"the files in {OUTPUT_ENV} cannot be read: {error}"
             if strict:
                 raise Unusable(problem) from None

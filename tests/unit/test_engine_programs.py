@@ -291,6 +291,11 @@ def test_a_shell_step_stops_at_its_first_failure(node: Node, script: str, said: 
     assert "not reached" not in node.stdout
 
 
+def test_a_pipe_whose_reader_stops_early_fails_unless_told_otherwise(node: Node) -> None:
+    assert "exit code 141" in node.error("yes | head -1")
+    assert node.shell("{ yes || true; } | head -1").outcome == protocol.DONE
+
+
 def test_line_ends_of_windows_further_down_are_named(node: Node) -> None:
     assert "Windows line ends (CRLF)" in node.error("# " + "x" * 5000 + "\nif true; then\r\n  exit 1\r\nfi\r\n")
 
