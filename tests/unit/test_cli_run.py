@@ -67,6 +67,7 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "steps"
 
 
+@pytest.mark.as_user
 def test_shell_and_executable(steps: Path) -> None:
     (steps / "1_count.sh").write_text(
         'tr a-z A-Z < "$1" | tee "$BATCHWRAP_OUTPUT/upper.txt" | wc -l | tr -d " " > "$BATCHWRAP_RESULT"\n'

@@ -144,6 +144,7 @@ def test_parameters_context_folders_and_inputs(node: Node, tmp_path: Path) -> No
     assert "step 1_step.sh, attempt 2" in node.stderr
 
 
+@pytest.mark.as_user
 def test_secrets_reach_the_step_in_a_file_for_its_user_alone(node: Node) -> None:
     (node.work / protocol.SECRETS_FILE).write_text(protocol.Secrets({"TOKEN": "HUSH"}, {"p": "QUIET"}).dumps())
     result = node.shell(
