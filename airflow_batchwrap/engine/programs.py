@@ -22,7 +22,8 @@ from .protocol import ARGS_ENV, INTERPRETERS, StepError
 COMMAND_LINE_LIMIT = 100_000
 
 _REMEDIES = {
-    "bash": "install it with the pool's start task, for example 'apt-get update && apt-get install -y bash' (elevated)",
+    "bash": "install it with the pool's start task, for example 'apt-get update && apt-get install -y bash' "
+    "(elevated), or use an image that has it",
     "java": "install one with the pool's start task, for example 'apt-get update && apt-get install -y "
     "default-jre-headless' (elevated), or use an image that has it",
     "Rscript": "install it with the pool's start task, for example 'apt-get update && apt-get install -y r-base-core' "
