@@ -167,7 +167,10 @@ def _hint(step: Path, code: int) -> str:
 
 
 def _has_crlf(step: Path) -> bool:
-    with step.open("rb") as stream:
-        head = stream.read(64 * 1024)
+    try:
+        with step.open("rb") as stream:
+            head = stream.read(64 * 1024)
+    except OSError:  # the step has removed it
+        return False
     is_script = step.suffix == ".sh" or head.startswith(b"#!")
     return is_script and b"\r\n" in head

@@ -278,6 +278,7 @@ def test_what_cannot_be_uploaded(node: Node, script: str, said: str) -> None:
         ("false; echo not reached", "ended with exit code 1"),
         ('echo "$1 not reached"', "ended with exit code 1"),
         ("kill -9 $$", "ended with signal 9 (SIGKILL); the node may have run out of memory"),
+        ("rm -r ./*; exit 6", "1_step.sh ended with exit code 6"),
         ("no-such-program-here", "exit code 127; a program that it calls is not on this node's PATH: install it with"),
     ],
 )
