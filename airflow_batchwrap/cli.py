@@ -133,28 +133,33 @@ def plan(steps: Annotated[Path, typer.Argument(help="Folder of step files.")]) -
     from airflow_batchwrap.steps import discover
 
     for place, stage in enumerate(discover(steps).stages, 1):
-        names = "  |  ".join(step.file for step in stage.steps)
+        names = "  |  ".join(
+            step.file if step.language == "python" else f"{step.file} ({step.language})" for step in stage.steps
+        )
         together = "  (side by side; the next stage gets the list of their results)" if len(stage.steps) > 1 else ""
         typer.echo(f"{place}. {names}{together}")
     _warn_of_dag_files(steps)
 
 
 def _warn_of_dag_files(steps: Path) -> None:
-    """Warn of step files that Airflow would import as DAG files, by the words that it looks for in its safe mode."""
+    """Warn of files that Airflow would import as DAG files: zips, and by the words that it looks for in safe mode."""
     import shlex
+    import zipfile
 
     folder = steps.resolve()
     if any((each / ".airflowignore").exists() for each in (folder, *folder.parents)):
         return
     taken = []
-    for path in sorted(folder.rglob("*.py")):
-        content = path.read_bytes().lower() if path.is_file() else b""
-        if b"airflow" in content and (b"dag" in content or b"asset" in content):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes().lower() if path.suffix == ".py" else b""
+        words = b"airflow" in content and (b"dag" in content or b"asset" in content)
+        if words or (path.suffix != ".py" and zipfile.is_zipfile(path)):
             taken.append(path.relative_to(folder).as_posix())
     if taken:
         typer.echo(
-            f"In its DAGs folder, Airflow would import {', '.join(taken)} as a DAG file, because of words in the text. "
-            f"Keep it out of the steps: `echo '*' > {shlex.quote(str(steps / '.airflowignore'))}`",
+            f"In its DAGs folder, Airflow would import {', '.join(taken)} as a DAG file, because of words in the text, "
+            "or as it is a zip file, as jars are. Keep it out of the steps: "
+            f"`echo '*' > {shlex.quote(str(steps / '.airflowignore'))}`",
             err=True,
         )
 
@@ -244,6 +249,9 @@ def run(
         list[Path] | None, typer.Option("--input", help="File or folder that steps find by name.")
     ] = None,
     param: Annotated[list[str] | None, typer.Option("--param", help="NAME=VALUE, for engine.params.")] = None,
+    java_options: Annotated[
+        str, typer.Option("--java-options", help="For steps that are jars, such as '-Xmx2g'.", show_default=False)
+    ] = "",
     results: Annotated[Path, typer.Option("--results", help="Folder for the files that steps chose.")] = Path(
         "results"
     ),
@@ -261,7 +269,7 @@ def run(
     folder = work or Path(tempfile.mkdtemp(prefix="batchwrap-run-"))
     stays = work is not None
     try:
-        _run_steps(steps, args or [], inputs or [], params, folder, results)
+        _run_steps(steps, args or [], inputs or [], params, folder, results, java_options)
     except StepFailed:
         if not stays:
             # What the steps printed is in it, and the message names its files.
@@ -274,9 +282,16 @@ def run(
 
 
 def _run_steps(
-    steps: Path, args: list[str], inputs: list[Path], params: dict[str, str], work: Path, results: Path
+    steps: Path,
+    args: list[str],
+    inputs: list[Path],
+    params: dict[str, str],
+    work: Path,
+    results: Path,
+    java_options: str,
 ) -> None:
     import json
+    import shlex
 
     from airflow_batchwrap.engine_run import StepReport, run_workflow
 
@@ -284,7 +299,11 @@ def _run_steps(
         after = "" if step.exit_code is None else f"  {step.seconds:.1f} s, exit code {step.exit_code}"
         typer.echo(f"{step.step}: {step.state}{after}", err=True)
 
-    done = run_workflow(steps, args, inputs, params, work=work, results=results, on_step=report)
+    try:
+        options = shlex.split(java_options)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}: close the quote", param_hint="--java-options") from None
+    done = run_workflow(steps, args, inputs, params, work=work, results=results, java_options=options, on_step=report)
     for file in done.files:
         typer.echo(f"file: {file}", err=True)
     # The value alone goes to stdout, for the next program to read.

@@ -75,6 +75,7 @@ def run_workflow(
     work: Path,
     results: Path,
     python: str = sys.executable,
+    java_options: Sequence[str] = (),
     on_step: Callable[[StepReport], None] | None = None,
 ) -> RunReport:
     """Run a folder of steps on this machine, as Batch nodes would run it.
@@ -85,6 +86,7 @@ def run_workflow(
     :param work: where each step gets its working directory; what an earlier run left there is replaced.
     :param results: where chosen files go, as ``<step>/<path>``; the same names are overwritten.
     :param python: the interpreter that runs the steps, 3.8 or newer.
+    :param java_options: options of the Java virtual machine for steps that are jars.
     :param on_step: called with each step's report as it starts and as it ends, one call at a time, from other threads
         where steps run side by side.
     :raises ConfigError: the steps folder, the arguments or the inputs cannot be used.
@@ -98,6 +100,7 @@ def run_workflow(
         work.resolve(),
         results.resolve(),
         python,
+        list(java_options),
         on_step or (lambda _: None),
     )
     run.prepare(input_files.collect(inputs, Path.cwd()))
@@ -143,6 +146,7 @@ class _Run:
         work: Path,
         results: Path,
         python: str,
+        java_options: list[str],
         on_step: Callable[[StepReport], None],
     ) -> None:
         self._packed = packed
@@ -150,6 +154,7 @@ class _Run:
         self._work = work
         self._results = results
         self._python = python
+        self._java_options = java_options
         self._on_step = on_step
         self._inputs: list[str] = []
         self._lock = threading.Lock()
@@ -222,6 +227,7 @@ class _Run:
             params=self._params,
             inputs=self._inputs,
             inputs_dir=f"../../../{_INPUTS}" if self._inputs else "",  # from steps/<name>/wd; free of '$'
+            java_options=self._java_options if step.language == "java" else [],
         )
         try:
             return call.dumps()

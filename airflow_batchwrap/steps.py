@@ -1,4 +1,7 @@
-"""Numbered files to ordered stages. Reads names only, so that a DAG file parses quickly."""
+"""Numbered files to ordered stages.
+
+Of Python files it reads the names only, of others the first bytes too, so that a DAG file parses quickly.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_batchwrap.exceptions import ConfigError
+from airflow_batchwrap.languages import known_by_suffix, language_of
 
 # Characters: Airflow's own limit for a task id (`validate_key`).
 # https://github.com/apache/airflow/blob/main/task-sdk/src/airflow/sdk/definitions/_internal/node.py
@@ -19,6 +23,7 @@ TASK_ID_LIMIT = 250
 
 _NUMBER = re.compile(r"[0-9]+")
 _TASK_ID = re.compile(r"[\w.-]+")
+_LEFTOVERS = ("~", ".pyc", ".pyo")  # of editors and of Python: never steps, whatever their names begin with
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,13 @@ class Step:
     :param name: the file's stem, which is the Airflow task's id: ``1_extract``.
     :param file: the file's name: ``1_extract.py``.
     :param number: what the name starts with; None where it starts with no number.
+    :param language: what runs it; see :func:`airflow_batchwrap.languages.language_of`.
     """
 
     name: str
     file: str
     number: int | None
+    language: str = "python"
 
 
 @dataclass(frozen=True)
@@ -57,22 +64,36 @@ class StepFolder:
 
 
 def discover(folder: str | os.PathLike[str]) -> StepFolder:
-    """Find the steps of a folder, from its file names alone.
+    """Find the steps of a folder.
 
     Files whose names start with a number are steps, in numeric order; equal numbers are one stage. Where there is
-    none, a single ``.py`` file is a workflow of one step. Everything else in the folder travels along as a helper;
-    names that start with ``_`` or ``.`` are never steps.
+    none, a single ``.py`` file is a workflow of one step, and so is a single ``.sh``, ``.jar``, ``.R`` or ``.jl``
+    file where there is no ``.py`` file. Everything else in the folder travels along as a helper; names that start
+    with ``_`` or ``.`` are never steps.
 
-    :raises ConfigError: there is no such folder, nothing in it is a step, several files have no order, or a name
-        cannot be an Airflow task id.
+    :raises ConfigError: there is no such folder, nothing in it is a step, a file with a number is none, several files
+        have no order, or a name cannot be an Airflow task id.
     """
     path = Path(folder)
+    names = _names(path)
+    numbered = [name for name in names if _number(name) is not None]
+    steps = _steps(path, numbered or _without_number(path, names))
+    _check_names(path, steps)
+    steps.sort(key=lambda step: (step.number or 0, step.name))
+    stages = tuple(Stage(number, tuple(group)) for number, group in groupby(steps, key=lambda step: step.number))
+    return StepFolder(path, stages)
+
+
+def _names(path: Path) -> list[str]:
+    """Return the names of what may be a step, in order."""
     try:
         with os.scandir(path) as entries:
-            names = sorted(
+            return sorted(
                 entry.name
                 for entry in entries
-                if entry.name.endswith(".py") and not entry.name.startswith(("_", ".")) and entry.is_file()
+                if not entry.name.startswith(("_", "."))
+                and not entry.name.endswith(_LEFTOVERS)
+                and not _is_folder(entry)
             )
     except FileNotFoundError:
         raise ConfigError(f"there is no steps folder {path}: create it, with a step file such as 1_hello.py") from None
@@ -80,25 +101,46 @@ def discover(folder: str | os.PathLike[str]) -> StepFolder:
         raise ConfigError(f"{path} is a file: steps= is the folder that holds the step files") from None
     except OSError as error:
         raise ConfigError(f"the steps folder {path} cannot be read: {error.strerror}: check its mode") from error
-    steps = [Step(name.removesuffix(".py"), name, _number(name)) for name in names]
-    numbered = [step for step in steps if step.number is not None]
-    if not numbered:
-        if not steps:
-            raise ConfigError(
-                f"the steps folder {path} holds no step file: add one such as 1_hello.py, with "
-                "'def do_action(engine, *args): ...' in it"
-            )
-        if len(steps) > 1:
-            listed = ", ".join(step.file for step in steps)
-            raise ConfigError(
-                f"the steps in {path} have no order: {listed}: let each name start with its number, as in "
-                f"1_{steps[0].file}; a helper module's name starts with _, or no number where others have one"
-            )
-        numbered = steps
-    _check_names(path, numbered)
-    numbered.sort(key=lambda step: (step.number or 0, step.name))
-    stages = tuple(Stage(number, tuple(group)) for number, group in groupby(numbered, key=lambda step: step.number))
-    return StepFolder(path, stages)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _without_number(path: Path, names: Sequence[str]) -> list[str]:
+    """Return the one file of a folder in which none has a number."""
+    known = [name for name in names if known_by_suffix(name) is not None]
+    found = [name for name in known if name.endswith(".py")] or known
+    if not found:
+        raise ConfigError(
+            f"the steps folder {path} holds no step file: add one such as 1_hello.py, with "
+            "'def do_action(engine, *args): ...' in it, or a program such as 1_hello.sh"
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            f"the steps in {path} have no order: {', '.join(found)}: let each name start with its number, as in "
+            f"1_{found[0]}; a helper module's name starts with _, or no number where others have one"
+        )
+    return found
+
+
+def _steps(path: Path, names: Sequence[str]) -> list[Step]:
+    """Return the steps of these names.
+
+    :raises ConfigError: with all files that nothing could run.
+    """
+    steps, problems = [], []
+    for name in names:
+        try:
+            steps.append(Step(Path(name).stem, name, _number(name), language_of(path / name)))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(f"the steps folder {path}: " + "\n".join(problems))
+    return steps
 
 
 def driver_arguments(args: str | Sequence[Any] | None) -> list[Any]:
@@ -138,6 +180,8 @@ def _check_names(path: Path, steps: Sequence[Step]) -> None:
                 f"{TASK_ID_LIMIT} at most, shorten it"
             )
         other = seen.setdefault(step.name.casefold(), step.file)
+        if other != step.file and Path(other).stem == step.name:
+            raise ConfigError(f"{other} and {step.file} in {path} are both the step {step.name!r}: rename one")
         if other != step.file:
             raise ConfigError(
                 f"the step files {other} and {step.file} in {path} differ in the case of their letters only, which "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -58,19 +59,19 @@ class Submission:
         that is rendered anew for each try.
         """
         archive = self.workspace.archive
-        text = json.dumps(
-            {
-                "archive": archive.sha256 if archive else None,
-                "step": self.step,
-                "command": self.command,
-                "arguments": self.arguments,
-                "inputs": [[item.name, item.ref.sha256] for item in self.workspace.inputs],
-                "params": self.params,
-                "environment": sorted(self.environment),
-                "confidential": self.confidential.names,
-            },
-            sort_keys=True,
-        )
+        data = {
+            "archive": archive.sha256 if archive else None,
+            "step": self.step,
+            "command": self.command,
+            "arguments": self.arguments,
+            "inputs": [[item.name, item.ref.sha256] for item in self.workspace.inputs],
+            "params": self.params,
+            "environment": sorted(self.environment),
+            "confidential": self.confidential.names,
+        }
+        if options := java_options_of(self.step, self.settings):  # else as before there were any
+            data["java_options"] = options
+        text = json.dumps(data, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def build(self, hook: BatchWrapHook, batch_task_id: str) -> BatchTaskCreateOptions:
@@ -128,6 +129,7 @@ class Submission:
             inputs_dir=self.workspace.inputs_dir,
             output_container=self.workspace.output_container,
             secrets_file=protocol.SECRETS_FILE if self.confidential else "",
+            java_options=java_options_of(self.step, self.settings),
         )
         return call, references
 
@@ -183,6 +185,11 @@ def _has_reference(value: Any) -> bool:
         return True
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
     return any(_has_reference(item) for item in below)
+
+
+def java_options_of(step: str, settings: WorkflowConfig) -> list[str]:
+    """Return the options of the virtual machine that runs a step; none where it is no jar."""
+    return shlex.split(settings.java_options) if step.endswith(".jar") else []
 
 
 def plain_values(value: Any, what: str) -> Any:

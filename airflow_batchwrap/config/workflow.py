@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -42,6 +43,7 @@ class WorkflowConfig(ConfigFile):
     sas_extra: Duration = timedelta(days=1)
     batch_retries: Count = 0
     task_slots: Annotated[Positive, Field(le=MOST_SLOTS)] = 1
+    java_options: str = ""
     output_container: str | None = None
     retention_days: Positive | None = None
     unused_for: Duration | None = timedelta(days=30)
@@ -58,6 +60,19 @@ class WorkflowConfig(ConfigFile):
     def _within_azure(cls, value: timedelta) -> timedelta:
         if value > _LONGEST_TASK:
             raise ValueError("Batch ends every task after 180 days: use no more")
+        return value
+
+    @field_validator("java_options", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return shlex.join(value)
+        if not isinstance(value, str):
+            raise ValueError('use a text, such as "-Xmx2g -Dcolour=blue", or an array of such')
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"it cannot be split into words: {error}: close the quote") from None
         return value
 
     @field_validator("output_container")

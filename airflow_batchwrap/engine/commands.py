@@ -134,12 +134,34 @@ def _finish(
         message = f"the command did not end within {timeout} s and was killed: {shown}\n{tail}".rstrip()
         raise CommandFailed(message, TIMED_OUT, done.stdout, done.stderr)
     if check and done.exit_code != 0:
-        how = f"exit code {done.exit_code}"
-        if done.exit_code < 0:
-            how = f"signal {-done.exit_code} ({_signal_name(-done.exit_code)})"
-        message = f"the command ended with {how}: {shown}\n{tail}".rstrip()
+        message = f"the command ended with {ending(done.exit_code)}: {shown}\n{tail}".rstrip()
         raise CommandFailed(message, done.exit_code, done.stdout, done.stderr)
     return done
+
+
+def attached(words: Sequence[Union[str, bytes]], environment: Mapping[str, str]) -> int:
+    """Run a program whose stdout and stderr are this process's own, so that what it prints is seen as it comes.
+
+    :return: its exit code; negative where a signal ended it.
+    :raises OSError: it cannot be started.
+    """
+    guard = _Guard()
+    with guard:
+        process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL)
+        guard.watch(process)
+        try:
+            return process.wait()
+        except BaseException:  # ctrl-C: what this step started does not outlive it
+            process.kill()
+            process.wait()
+            raise
+
+
+def ending(exit_code: int) -> str:
+    """Say how a program ended."""
+    if exit_code < 0:
+        return f"signal {-exit_code} ({_signal_name(-exit_code)})"
+    return f"exit code {exit_code}"
 
 
 def _signal_name(number: int) -> str:

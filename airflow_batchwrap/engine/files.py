@@ -13,6 +13,10 @@ from .output import say
 from .paths import RESERVED, digest, inside, remove
 from .protocol import FILES_DIR, OUT_DIR, ResultFile
 
+NO_BLOB_NAME = (
+    "has a control character, a backslash or a byte that is not UTF-8 in its name, which no blob can have: rename it"
+)
+
 
 class ChosenFiles:
     """What ``engine.add_file_to_upload`` was called with.
@@ -69,21 +73,7 @@ class ChosenFiles:
             if not below:
                 say(f"the directory {name!r} was chosen for upload and holds no file")
             found.update(below)
-        staged = []
-        target = Path(self._work, OUT_DIR, FILES_DIR)
-        for name, stored in sorted(stored_names(found).items()):
-            copy = target / stored
-            try:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                _place(Path(self._work, name), copy)
-                size, sha256 = digest(copy)
-            except OSError as error:  # unreadable, or a disk that is full
-                if strict:
-                    raise
-                say(f"not uploaded: {error}")  # what ended the step is worth more than this
-                continue
-            staged.append(ResultFile(path=name, stored=stored, size=size, sha256=sha256))
-        return staged
+        return stage_files(Path(self._work), found, Path(self._work, OUT_DIR, FILES_DIR), strict)
 
     def _contained(self, given: str) -> str:
         """Return the name relative to the working directory."""
@@ -126,11 +116,8 @@ class ChosenFiles:
                 )
         if not stat.S_ISREG(os.stat(full).st_mode):
             raise ValueError(f"add_file_to_upload({given!r}): {name!r} is neither a file nor a directory")
-        if any(ord(sign) < 32 or sign == "\\" or 0xD800 <= ord(sign) <= 0xDFFF for sign in name):
-            raise ValueError(
-                f"add_file_to_upload({given!r}): {name!r} has a control character, a backslash or a byte that is not "
-                "UTF-8 in its name, which no blob can have: rename it"
-            )
+        if not is_blob_name(name):
+            raise ValueError(f"add_file_to_upload({given!r}): {name!r} {NO_BLOB_NAME}")
 
     def _files(self, name: str) -> Iterator[str]:
         full = os.path.join(self._work, name)
@@ -163,6 +150,34 @@ class ChosenFiles:
             for item in sorted(names + linked):
                 self._check_file(prefix + item, given)
                 yield prefix + item
+
+
+def is_blob_name(name: str) -> bool:
+    """Whether a blob can have this name; see :data:`NO_BLOB_NAME`."""
+    return not any(ord(sign) < 32 or sign == "\\" or 0xD800 <= ord(sign) <= 0xDFFF for sign in name)
+
+
+def stage_files(base: Path, names: Set[str], target: Path, strict: bool) -> List[ResultFile]:
+    """Put files, as they are now, where Batch's output files pick them up.
+
+    :param base: what the names are relative to.
+    :param target: the folder where they are put.
+    :param strict: False where the step failed already: then a file that cannot be had is only mentioned.
+    """
+    staged = []
+    for name, stored in sorted(stored_names(names).items()):
+        copy = target / stored
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _place(base / name, copy)
+            size, sha256 = digest(copy)
+        except OSError as error:  # unreadable, or a disk that is full
+            if strict:
+                raise
+            say(f"not uploaded: {error}")  # what ended the step is worth more than this
+            continue
+        staged.append(ResultFile(path=name, stored=stored, size=size, sha256=sha256))
+    return staged
 
 
 def _place(source: Path, target: Path) -> None:

@@ -8,10 +8,11 @@ import sys
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
-from . import loading, output, prepare, values
+from . import loading, output, prepare, programs, values
 from .errors import Unusable
+from .exchange import Exchange, OutputFolder
 from .files import ChosenFiles
 from .paths import digest, remove
 from .protocol import (
@@ -23,6 +24,7 @@ from .protocol import (
     EXIT_ENGINE_FAILED,
     INLINE_VALUE_LIMIT,
     OUT_DIR,
+    PYTHON_SUFFIX,
     RESULT_FILE,
     STEP_RAISED,
     UNUSABLE,
@@ -81,16 +83,20 @@ def _read_call(work: Path) -> Call:
 
 def _run(call: Call, archive: Path, work: Path, started: str) -> Result:
     """Prepare, call and collect; what goes wrong on the way is part of the result."""
-    chosen: Optional[ChosenFiles] = None
+    chosen: Optional[Union[ChosenFiles, OutputFolder]] = None
     try:
         folder = prepare.extract_steps(archive, work)
         step = prepare.step_file(folder, call.step)
         inputs = prepare.input_directory(call, work)
         links = prepare.link_inputs(call.inputs, inputs, work) if inputs is not None else []
         arguments = [prepare.argument_value(argument, work) for argument in call.arguments]
-        chosen = ChosenFiles(work, links, inputs)
-        engine = Engine(call, step, work, inputs, chosen)
-        error, text = _call(step, engine, arguments)
+        if step.suffix == PYTHON_SUFFIX:
+            chosen = ChosenFiles(work, links, inputs)
+            error, text = _call(step, Engine(call, step, work, inputs, chosen), arguments)
+        else:
+            exchange = Exchange(call, step, work, inputs)
+            chosen = exchange.output
+            error, text = programs.run(step, exchange, arguments, call.java_options)
         if error is not None:
             files = chosen.stage(strict=False)
             return Result(STEP_RAISED, started, _now(), files=files, error=error, python=_python())
@@ -125,7 +131,7 @@ def _call(step: Path, engine: Engine, arguments: List[Any]) -> Tuple[Optional[St
         value = None
     except BaseException as error:  # KeyboardInterrupt and MemoryError too: each has its record and its exit code
         return _raised(error), ""
-    return None, values.dumps(value, step.name)
+    return None, values.dumps(value, f"what do_action of {step.name} returned")
 
 
 def _raised(error: BaseException) -> StepError:

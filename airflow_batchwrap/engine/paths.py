@@ -8,10 +8,21 @@ import shutil
 from pathlib import Path
 from typing import Tuple
 
-from .protocol import ARCHIVE_NAME, ARGUMENTS_DIR, CALL_FILE, OUT_DIR, SECRETS_FILE, SECRETS_SCRIPT, STEPS_DIR
+from .protocol import (
+    ARCHIVE_NAME,
+    ARGUMENTS_DIR,
+    CALL_FILE,
+    EXCHANGE_DIR,
+    OUT_DIR,
+    SECRETS_FILE,
+    SECRETS_SCRIPT,
+    STEPS_DIR,
+)
 
 # First components below the working directory that belong to the engine.
-RESERVED = frozenset({ARCHIVE_NAME, ARGUMENTS_DIR, CALL_FILE, OUT_DIR, SECRETS_FILE, SECRETS_SCRIPT, STEPS_DIR})
+RESERVED = frozenset(
+    {ARCHIVE_NAME, ARGUMENTS_DIR, CALL_FILE, EXCHANGE_DIR, OUT_DIR, SECRETS_FILE, SECRETS_SCRIPT, STEPS_DIR}
+)
 
 
 def relative_parts(name: str) -> Tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any, List, Optional
 
 from .errors import Unusable
 from .paths import RESERVED, digest, inside, relative_parts, remove
-from .protocol import OUT_DIR, STEPS_DIR, Argument, Call, ProtocolError, Secrets
+from .protocol import EXCHANGE_DIR, OUT_DIR, STEPS_DIR, Argument, Call, ProtocolError, Secrets
 
 _STEPS_PREFIX = "steps/"
 
@@ -27,6 +27,7 @@ def extract_steps(archive: Path, work: Path) -> Path:
     :return: the steps' folder.
     """
     remove(work / OUT_DIR)
+    remove(work / EXCHANGE_DIR)
     folder = work / STEPS_DIR
     remove(folder)
     folder.mkdir()
@@ -77,7 +78,8 @@ def step_file(folder: Path, step: str) -> Path:
     except ValueError as error:
         raise Unusable(f"the step's name {step!r} {error}: name a step file such as '1_extract.py'") from None
     if not path.is_file():
-        present = ", ".join(sorted(p.name for p in folder.glob("*.py"))) or "none"
+        numbered = (each.name for each in folder.iterdir() if each.is_file())
+        present = ", ".join(sorted(name for name in numbered if name[0].isdigit() or name.endswith(".py"))) or "none"
         raise Unusable(f"the archive holds no step {step!r}; it holds: {present}. Was the steps folder changed?")
     return path
 

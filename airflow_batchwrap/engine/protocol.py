@@ -13,6 +13,9 @@ One run of a step, in the Batch task's working directory:
 * The engine leaves its answer below :data:`OUT_DIR`: :data:`RESULT_FILE` (the *result record*, always),
   :data:`VALUE_FILE` (the value, where it is too large for the record) and the files the step chose, below
   :data:`FILES_DIR`.
+* A step file that is no Python runs as a program of its own. What it is given and leaves lies below
+  :data:`EXCHANGE_DIR`, in the files and folders that the environment variables :data:`ARGS_ENV` and the following
+  name: ``engine``, which a Python step gets, is the same for Python.
 * The exit code says who has to act: :data:`EXIT_DONE`, :data:`EXIT_STEP_RAISED`, :data:`EXIT_UNUSABLE`,
   :data:`EXIT_ENGINE_FAILED`.
 """
@@ -34,10 +37,27 @@ SECRETS_FILE = "batchwrap-secrets.json"  # for a step
 SECRETS_SCRIPT = "batchwrap-secrets.sh"  # for a command, which a shell reads first
 ARGUMENTS_DIR = "batchwrap-arguments"  # values that travel as files, one file each
 STEPS_DIR = "batchwrap-steps"  # where the engine unpacks the archive's steps
+EXCHANGE_DIR = "batchwrap-exchange"  # between the engine and a step that is no Python
 OUT_DIR = "batchwrap-out"  # no leading dot: Batch's output file patterns skip dot-files
 RESULT_FILE = "result.json"
 VALUE_FILE = "value.json"
 FILES_DIR = "files"
+
+# What runs a step file, by its suffix; any other one is a program that the node's system starts itself.
+PYTHON_SUFFIX = ".py"
+INTERPRETERS = {".sh": "bash", ".jar": "java", ".R": "Rscript", ".r": "Rscript", ".jl": "julia"}
+
+# What a step that is no Python finds in its environment: names of files, JSON but for the folders.
+ARGS_ENV = "BATCHWRAP_ARGS"  # a list: the arguments
+PARAMS_ENV = "BATCHWRAP_PARAMS"  # an object: the DAG run's parameters
+CONTEXT_ENV = "BATCHWRAP_CONTEXT"  # an object: dag_id, run_id, task_id, map_index, try_number, attempt
+RESULT_ENV = "BATCHWRAP_RESULT"  # not there yet: what the step writes into it is its value
+OUTPUT_ENV = "BATCHWRAP_OUTPUT"  # a folder: what the step puts into it is uploaded
+INPUTS_ENV = "BATCHWRAP_INPUTS"  # a folder: the inputs
+STEPS_ENV = "BATCHWRAP_STEPS"  # a folder: the steps, and what travels with them
+
+# Bytes of JSON that a step may leave as its value in a file: as much as a result record may have.
+RESULT_LIMIT = 256 * 1024 * 1024
 
 # The one key of what stands in an XCom for a value in Blob. No record's own value has it: it would be taken for one.
 REFERENCE = "batchwrap_reference"
@@ -124,6 +144,7 @@ class Call:
         expanded from the environment; empty where there are none.
     :param output_container: the Blob container that the step's files go to; empty outside Batch.
     :param secrets_file: a file of :class:`Secrets`, relative to the working directory; empty where there are none.
+    :param java_options: options of the virtual machine, for a step that is a jar.
     """
 
     step: str
@@ -134,6 +155,7 @@ class Call:
     inputs_dir: str = ""
     output_container: str = ""
     secrets_file: str = ""
+    java_options: List[str] = field(default_factory=list)
     protocol: int = PROTOCOL_VERSION
 
     def dumps(self) -> str:
@@ -141,8 +163,9 @@ class Call:
         # through a dict in the order it was made.
         data = dict(vars(self))
         data["arguments"] = [argument.to_json() for argument in self.arguments]
-        if not self.secrets_file:
-            del data["secrets_file"]  # an engine that was packed before this field was added refuses it
+        for later in ("secrets_file", "java_options"):
+            if not data[later]:
+                del data[later]  # an engine that was packed before this field was added refuses it
         return json.dumps(data, allow_nan=False, separators=(",", ":"))
 
     @classmethod

@@ -32,20 +32,20 @@ _REMEDIES = {
 }
 
 
-def dumps(value: Any, step: str) -> str:
+def dumps(value: Any, what: str) -> str:
     """Turn what a step returned into compact JSON.
 
-    :param step: the step file's name, for the error.
+    :param what: the value, as the error names it: "what do_action of 1_step returned".
     :raises Unusable: it holds something that is not JSON; the message says what, and where in the value.
     """
-    _check(value, step)
+    _check(value, what)
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
-        raise Unusable(f"what do_action of {step} returned cannot be JSON: {error}") from error
+        raise Unusable(f"{what} cannot be JSON: {error}") from error
 
 
-def _check(value: Any, step: str) -> None:
+def _check(value: Any, what: str) -> None:
     """Walk the value with a stack of its own, so that depth and cycles become an error message and no crash."""
     stack = [(value, "value", 1)]
     while stack:
@@ -55,13 +55,13 @@ def _check(value: Any, step: str) -> None:
             problem = f"is nested deeper than {DEPTH_LIMIT} levels, or holds itself; return something flatter"
             where = where[:60] + "..."
         if problem is not None:
-            raise Unusable(f"what do_action of {step} returned cannot be passed on as JSON: {where} {problem}")
+            raise Unusable(f"{what} cannot be passed on as JSON: {where} {problem}")
         if isinstance(item, dict):
             for key, child in item.items():
                 if not isinstance(key, str):
                     raise Unusable(
-                        f"what do_action of {step} returned cannot be passed on as JSON: {where} has the key "
-                        f"{key!r:.80} of type `{type(key).__name__}`, which JSON would change to a string; use str keys"
+                        f"{what} cannot be passed on as JSON: {where} has the key {key!r:.80} of type "
+                        f"`{type(key).__name__}`, which JSON would change to a string; use str keys"
                     )
                 stack.append((child, f"{where}[{key!r:.80}]", depth + 1))
         elif isinstance(item, (list, tuple)):

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_batchwrap.attempts.submission import java_options_of
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.manifests.rows import Row
 from airflow_batchwrap.naming import MAKER, WORKSPACE, digest, family_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from airflow_batchwrap.attempts.confidential import Confidential
     from airflow_batchwrap.attempts.opening import Opening
+    from airflow_batchwrap.config import WorkflowConfig
     from airflow_batchwrap.hooks.views import EntityView
 
 _ROUND = "batchwrap_round"  # metadata: the epoch and the round that a job is for
@@ -139,23 +141,24 @@ def fingerprint_of(
     params: Mapping[str, Any],
     environment: Mapping[str, str],
     confidential: Confidential,
+    settings: WorkflowConfig,
 ) -> str:
     """Return what makes a manifest this one.
 
     No SAS, no time and no try number is in it, and of the environment and of what is confidential the names alone: a
     value may well be a token that is rendered anew for each try.
     """
-    text = json.dumps(
-        {
-            "archive": workspace.archive.sha256 if workspace.archive else None,
-            "entries": [[row.step, row.command, row.args] for row in rows],
-            "inputs": [[item.name, item.ref.sha256] for item in workspace.inputs],
-            "params": params,
-            "environment": sorted(environment),
-            "confidential": confidential.names,
-        },
-        sort_keys=True,
-    )
+    data = {
+        "archive": workspace.archive.sha256 if workspace.archive else None,
+        "entries": [[row.step, row.command, row.args] for row in rows],
+        "inputs": [[item.name, item.ref.sha256] for item in workspace.inputs],
+        "params": params,
+        "environment": sorted(environment),
+        "confidential": confidential.names,
+    }
+    if any(java_options_of(row.step, settings) for row in rows):  # else as before there were any
+        data["java_options"] = settings.java_options
+    text = json.dumps(data, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -109,6 +109,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         not show them. Their templates are rendered when the entries are submitted.
     :param step_timeout: how long an entry may take from its start on a node.
     :param task_slots: how many of a node's task slots an entry takes.
+    :param java_options: options of the Java virtual machine for entries whose step is a jar: a string, or a list.
     """
 
     operator_extra_links = (PoolLink(), JobLink())
@@ -129,6 +130,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         secrets: Mapping[str, str] | None = None,
         step_timeout: Setting[timedelta | str] = timedelta(hours=24),
         task_slots: Setting[int | str] = 1,
+        java_options: Setting[str | Sequence[str]] = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -144,6 +146,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         self.secrets = dict(secrets or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
+        self.java_options = java_options
 
     def execute(self, context: Context) -> Any:
         """Run what is to be run; return what an earlier try has brought to its end, where Airflow never heard of it."""
@@ -176,7 +179,7 @@ class RunBatchManifestOperator(JobOperator[ManifestTry, ManifestEvent]):
         every_param = plain_values(dict(work.context.get("params") or {}), "the DAG run's params")
         params, confidential = split_confidential(self, work.context, every_param, environment)
         allowed = allowed_failures(self.max_failures, len(rows_of), self.task_id)
-        fingerprint = fingerprint_of(workspace, rows_of, params, environment, confidential)
+        fingerprint = fingerprint_of(workspace, rows_of, params, environment, confidential, self.settings)
         rows, number = self._rows_left(work, rows_of)
         if work.noted is not None and all(row.is_over for row in rows):
             self.log.info("All entries have succeeded already")

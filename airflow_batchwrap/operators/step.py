@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -73,7 +73,8 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
 
     :param step: the step file's name in the workspace's archive; with ``pool_id``, its path relative to the DAG file.
     :param command: a command line for a shell on the node, instead of a step; its XCom is the last line of stdout.
-    :param args: positional arguments of ``do_action``: a string, which is split as a shell splits words, or a list.
+    :param args: positional arguments of ``do_action``, or of the program that the step is: a string, which is split as
+        a shell splits words, or a list.
     :param value: what the step before returned, instead of ``args``: the single argument, or none where it is None.
     :param workspace: what a set-up task returned.
     :param pool_id: run on this pool as it is, in a job of its own that ends with the task, instead of a workspace.
@@ -84,6 +85,8 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
     :param step_timeout: how long the step may take from its start on a node; Batch ends it then. For how long it may
         wait for a node as well, ``job_wall_clock`` is the limit.
     :param task_slots: how many of a node's task slots it takes.
+    :param java_options: options of the Java virtual machine for a step that is a jar, such as ``-Xmx2g``: a string,
+        which is split as a shell splits words, or a list.
 
     A command finds the workflow's inputs in the folder ``$AZ_BATCH_JOB_PREP_WORKING_DIR/inputs``.
     """
@@ -105,6 +108,7 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
         secrets: Mapping[str, str] | None = None,
         step_timeout: Setting[timedelta | str] = timedelta(hours=24),
         task_slots: Setting[int | str] = 1,
+        java_options: Setting[str | Sequence[str]] = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -119,6 +123,7 @@ class RunBatchTaskOperator(JobOperator[StepTry, StepEvent]):
         self.secrets = dict(secrets or {})
         self.step_timeout = step_timeout
         self.task_slots = task_slots
+        self.java_options = java_options
 
     # --- the wait
 

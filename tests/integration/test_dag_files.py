@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_plan_says_so_and_its_remedy_works(dags: Path) -> None:
     remedy = warned.stderr.partition("`")[2].partition("`")[0]
     assert remedy == f"echo '*' > {steps}/.airflowignore"
     (steps / ".airflowignore").write_text("*\n")
+    assert CliRunner().invoke(app, ["plan", str(steps)]).stderr == ""
+
+
+def test_a_jar_is_taken_for_a_dag_file_and_plan_says_so(dags: Path) -> None:
+    steps = dags / "pi/steps"
+    (steps / "1_extract.py").unlink()
+    with zipfile.ZipFile(steps / "1_pi.jar", "w") as jar:
+        jar.writestr("Pi.class", "")
+    assert listed(dags) == {"pi/pi.py", "pi/steps/1_pi.jar"}
+    warned = CliRunner().invoke(app, ["plan", str(steps)])
+    assert warned.stdout == "1. 1_pi.jar (java)\n"
+    assert "Airflow would import 1_pi.jar as a DAG file" in warned.stderr
+    (steps / ".airflowignore").write_text("*\n")
+    assert listed(dags) == {"pi/pi.py"}
     assert CliRunner().invoke(app, ["plan", str(steps)]).stderr == ""
 
 

@@ -196,3 +196,26 @@ def test_what_is_wrong_in_a_manifest_is_told(data: dict[str, Any], words: str) -
         Manifest.from_dict(data, source="task.json")
     assert words in str(caught.value)
     assert str(caught.value).startswith("task.json: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", ""),
+        ("-Xmx2g -Dname='a b'", "-Xmx2g -Dname='a b'"),
+        (["-Xmx2g", "-Dname=a b"], "-Xmx2g '-Dname=a b'"),
+        ([], ""),
+    ],
+)
+def test_options_of_java(given: Any, kept: str) -> None:
+    config = WorkflowConfig(java_options=given)
+    assert config.java_options == kept
+    assert WorkflowConfig.from_dict(config.to_dict(defaults=True)).java_options == kept
+    late = WorkflowConfig(java_options=["-Xmx{{ params.memory }}", "-server"])
+    assert late.rendered(lambda value: value.replace("{{ params.memory }}", "3g")).java_options == "-Xmx3g -server"
+
+
+@pytest.mark.parametrize(("given", "said"), [("it's", "close the quote"), (3, "use a text"), ([3], "use a text")])
+def test_options_of_java_that_cannot_be(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"java_options.*{said}"):
+        WorkflowConfig(java_options=given)

@@ -12,6 +12,8 @@ from airflow_batchwrap.attempts.submission import Submission, choose_attempt, pl
 from airflow_batchwrap.config import WorkflowConfig
 from airflow_batchwrap.exceptions import ConfigError
 from airflow_batchwrap.hooks.views import TaskView
+from airflow_batchwrap.manifests.rounds import fingerprint_of
+from airflow_batchwrap.manifests.rows import Row
 from airflow_batchwrap.naming import Attempt, Maker
 from airflow_batchwrap.operators.results import _matches
 from airflow_batchwrap.workspace import BlobRef, InputFile, ValueReference, Workspace
@@ -57,6 +59,26 @@ def test_the_fingerprint_sees_what_matters_and_nothing_else() -> None:
     assert whole.fingerprint() != submission(environment={"A": "1"}).fingerprint()
     assert whole.fingerprint() == submission(settings=WorkflowConfig(step_timeout="1 h")).fingerprint()
     assert whole.fingerprint() != submission(workspace=replace(whole.workspace, inputs=())).fingerprint()
+
+
+def test_options_of_java_go_with_jars_alone() -> None:
+    more = WorkflowConfig(java_options=["-Xmx2g", "-Dname=a b"])
+    assert submission(settings=more).fingerprint() == submission().fingerprint()
+    assert submission(settings=more).call()[0].java_options == []
+    jar, other = submission(step="4_pi.jar"), submission(step="4_pi.jar", settings=more)
+    assert jar.fingerprint() != other.fingerprint()
+    assert other.call()[0].java_options == ["-Xmx2g", "-Dname=a b"]
+    assert jar.call()[0].java_options == []
+
+
+def test_options_of_java_make_another_manifest_where_it_runs_jars() -> None:
+    workspace, nothing = submission().workspace, Confidential()
+
+    def fingerprint(step: str, **settings: str) -> str:
+        return fingerprint_of(workspace, [Row(0, step)], {}, {}, nothing, WorkflowConfig(**settings))
+
+    assert fingerprint("1_a.py") == fingerprint("1_a.py", java_options="-Xmx2g")
+    assert fingerprint("4_pi.jar") != fingerprint("4_pi.jar", java_options="-Xmx2g")
 
 
 def test_secrets_count_in_the_fingerprint_by_their_names_and_show_in_no_text() -> None:
