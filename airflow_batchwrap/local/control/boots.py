@@ -77,15 +77,18 @@ class Boots:
         if node.state != NodeState.STARTING:
             node.move(NodeState.STARTING)
         node.booted = mark = times.now()
-        if (error := await self._places.call(self._base.root(node))) is not None:
+        error = await self._places.call(self._base.root(node))
+        if node.state == NodeState.LEAVING:
+            # It was removed while its directories were made: some of them may be gone already.
+            await self._base.remove(self._base.root(node))
+            return False
+        if node.booted != mark or node.state != NodeState.STARTING or self._base.stopping:
+            return False
+        if error is not None:
             # Something is in its place that is no directory of ours, or the disk is full.
             log.error("The directories of the node %s cannot be made: %s.", node.id, error)
             node.move(NodeState.UNUSABLE)
             self._base.store.touch(node)
-            return False
-        if node.state == NodeState.LEAVING:
-            # It was removed while its directories were made.
-            await self._base.remove(self._base.root(node))
             return False
         await self._base.doors.open(node.id, endpoints.of_pool(node.pool.body, node.index, node.address))
         agentlog.write(self._base.root(node), f"node {node.id} of pool {node.pool.id} is starting")
