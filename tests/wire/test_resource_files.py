@@ -125,6 +125,15 @@ def test_unreachable_server(wire: Wire, job: str) -> None:
     assert "secret" not in str(failure.as_dict())
 
 
+@pytest.mark.parametrize("kind", ["http_url", "storage_container_url"])
+def test_address_that_is_none_is_the_clients_fault(wire: Wire, job: str, kind: str) -> None:
+    files = [m.ResourceFile(**{kind: "http://[::1/x?sig=secret", "file_path": "x"})]
+    failure = failure_of(wire.run(job, "/bin/true", resource_files=files))
+    # Not Unknown, which our policy tries again.
+    assert failure.code == "BlobDownloadMiscError"
+    assert "secret" not in str(failure.as_dict())
+
+
 @pytest.mark.parametrize("name", ["../../escaped", "a/../../../escaped", "/tmp/escaped-from-batch"])  # noqa: S108 - meant
 def test_blob_name_cannot_lead_out(wire: Wire, job: str, web: Web, name: str) -> None:
     web.listing = [name]

@@ -48,7 +48,10 @@ def bare(url: str) -> str:
     :param url: the address.
     :return: scheme, host and path.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "An address that cannot be read"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -59,8 +62,12 @@ def child(container_url: str, name: str, query: str = "") -> str:
     :param name: the blob's name; empty for the container itself.
     :param query: query parameters to add.
     :return: the address.
+    :raises TransferError: the container's address is none.
     """
-    parts = urlsplit(container_url)
+    try:
+        parts = urlsplit(container_url)
+    except ValueError as error:
+        raise TransferError(0, container_url, f"{error}") from None
     path = parts.path.rstrip("/") + ("/" + quote(name, safe="/~") if name else "")
     return urlunsplit((parts.scheme, parts.netloc, path, "&".join(filter(None, (query, parts.query))), ""))
 
