@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.api.call import Call, Reply, moment
+from airflow_batchwrap.local.api.call import Call, Reply, moment, place_of
 from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.node import opening, threads
 from airflow_batchwrap.local.node.layout import job_directory
@@ -22,7 +22,7 @@ from airflow_batchwrap.local.node.walking import walk
 from airflow_batchwrap.local.wire import schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{1,4000})-(\d{0,4000})")
 _CHUNK = 256 * 1024
 #: The directory for certificates in that of a task, seen from there or from the node's root.
 _CERTIFICATES = re.compile(r"(?:(?:workitems/[^/]+/[^/]+/[^/]+|startup)/)?certs")
@@ -187,9 +187,7 @@ class _File:
 
 def _walk(root: _Root, recursive: bool, after: str) -> Generator[_File | None, None, None]:
     """The files after the one of a number; what cannot be shown has a number too."""
-    if after and not after.isdecimal():
-        raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
-    uid, last = 0, int(after or 0)
+    uid, last = 0, place_of(after)
 
     def look(_: str, directory: bool, deeper: bool) -> tuple[bool, bool | None]:
         nonlocal uid
