@@ -125,9 +125,9 @@ def test_unreachable_server(wire: Wire, job: str) -> None:
     assert "secret" not in str(failure.as_dict())
 
 
-@pytest.mark.parametrize("kind", ["http_url", "storage_container_url"])
+@pytest.mark.parametrize("kind", ["httpUrl", "storageContainerUrl"])
 def test_address_that_is_none_is_the_clients_fault(wire: Wire, job: str, kind: str) -> None:
-    files = [m.ResourceFile(**{kind: "http://[::1/x?sig=secret", "file_path": "x"})]
+    files = [m.ResourceFile({kind: "http://[::1/x?sig=secret", "filePath": "x"})]
     failure = failure_of(wire.run(job, "/bin/true", resource_files=files))
     # Not Unknown, which our policy tries again.
     assert failure.code == "BlobDownloadMiscError"
