@@ -261,7 +261,7 @@ def test_node_that_is_to_leave_while_it_is_deallocated_leaves(own: Callable[[], 
     kept = m.BatchTaskConstraints(retention_time=datetime.timedelta(seconds=8))
     # So many files that the node is some time on its way.
     wire.run(job, "/bin/sh -c 'seq 10000 | xargs touch'", constraints=kept)
-    rest = m.BatchNodeDeallocateOptions(node_deallocate_option="requeue")
+    rest: Any = {"nodeDeallocateOption": "requeue"}
     wire.client.begin_deallocate_node(pool, node.id, rest, polling_interval=3600)
     leave = m.BatchNodeRemoveOptions(node_ids=[node.id], node_deallocation_option="retaineddata")
     wire.client.begin_remove_nodes(pool, leave, polling_interval=3600)
