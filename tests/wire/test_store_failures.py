@@ -67,6 +67,21 @@ class Asked(threading.Thread):
         return self.is_alive()
 
 
+def test_task_that_is_reactivated_starts_once_that_is_kept(services: Services, tmp_path: Path) -> None:
+    data, mark = tmp_path / "data", tmp_path / "mark"
+    wire = services(data)
+    job = wire.job(wire.pool())
+    task = str(wire.run(job, f"/bin/sh -c 'echo x >> {mark}; exit 3'").id)
+    with locked(data):
+        again = Asked(wire, lambda client: client.reactivate_task(job, task) or "reactivated")
+        assert again.waits()
+        assert mark.read_text() == "x\n"
+    again.join()
+    assert again.answer == "reactivated"
+    wire.until(lambda: mark.read_text() == "x\nx\n")
+    assert wire.state(job, task, "completed").execution_info.exit_code == 3  # type: ignore[union-attr]
+
+
 def test_no_error_says_what_is_not_kept(services: Services, tmp_path: Path) -> None:
     data = tmp_path / "data"
     wire = services(data)
