@@ -50,7 +50,21 @@ def head(
     encoding = headers.get("Content_Encoding", "")
     asked = {"api-version": VERSION, **(query or {})}
     since, until = headers.get("if_modified_since", ""), headers.get("if_unmodified_since", "")
-    lines = [method, encoding, "", length, "", kind, "", since, "", "", until, "", f"ocp-date:{date}"]
+    lines = [
+        method,
+        encoding,
+        "",
+        length,
+        "",
+        kind,
+        "",
+        since,
+        "",
+        "",
+        until,
+        headers.get("Range", ""),
+        f"ocp-date:{date}",
+    ]
     lines += [f"/{service.account}{path}", *(f"{name}:{asked[name]}" for name in sorted(asked) if asked[name])]
     digest = hmac.new(base64.b64decode(service.key), "\n".join(lines).encode(), hashlib.sha256).digest()
     sent = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,8 +17,9 @@ class Web:
     """A web server that keeps what is put, and misbehaves where its paths say so.
 
     ``/busy-N/...`` answers 503 N times first, ``/denied/...`` 403, ``/cut/...`` breaks off in the middle, ``/slow/...``
-    answers once it is `going_on`, and a container's list is whatever `listing` holds: a blob in `marks` marks a
-    directory, as its metadata say.
+    answers once it is `going_on`, ``/flood/...`` with more than anybody wants, and a container's list is whatever
+    `listing` holds: a blob in `marks` marks a directory, as its metadata say. The list of ``/endless/...`` always goes
+    on, that of ``/packed/...`` comes packed.
     """
 
     url: str
@@ -50,6 +52,31 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
+        def _flood(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(2**40))
+            self.end_headers()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1024 * 1024))
+            self.close_connection = True
+
+        def _list(self, kind: str, prefix: str) -> None:
+            blobs = "".join(_blob(web, name) for name in web.listing if name.startswith(prefix))
+            more = "<NextMarker>more</NextMarker>" if kind == "endless" else ""
+            body = f"<EnumerationResults><Blobs>{blobs}</Blobs>{more}</EnumerationResults>".encode()
+            if kind == "flood":
+                self._flood()
+            elif kind == "packed":
+                packed = gzip.compress(body)
+                self.send_response(200)
+                self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Length", str(len(packed)))
+                self.end_headers()
+                self.wfile.write(packed)
+            else:
+                self._answer(200, body)
+
         def _refused(self, path: str) -> bool:
             kind = path.split("/")[1]
             before = web.asked.count(path)
@@ -69,9 +96,7 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 return
             query = parse_qs(parts.query)
             if query.get("comp") == ["list"]:
-                prefix = query.get("prefix", [""])[0]
-                blobs = "".join(_blob(web, name) for name in web.listing if name.startswith(prefix))
-                self._answer(200, f"<EnumerationResults><Blobs>{blobs}</Blobs></EnumerationResults>".encode())
+                self._list(path.split("/")[1], query.get("prefix", [""])[0])
             elif path.startswith("/cut/"):
                 self._answer(200, b"half", announced=8)
                 self.close_connection = True
@@ -90,7 +115,10 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
                 return
             web.files[path] = body
             web.headers[path] = {name.lower(): value for name, value in self.headers.items()}
-            self._answer(201)
+            if path.startswith("/flood/"):
+                self._flood()
+            else:
+                self._answer(201)
 
     return Handler
 

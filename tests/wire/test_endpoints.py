@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
+import struct
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from azure.batch import models as m
 
 if TYPE_CHECKING:
-    from tests.support.wire import Wire
+    from tests.support.wire import Services, Wire
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on its loopback interface"
@@ -134,3 +138,66 @@ def test_datagrams_reach_a_node_and_their_answers_whoever_asked(wire: Wire) -> N
 
 def test_a_pool_without_endpoints_shows_none(wire: Wire, pool: str) -> None:
     assert [node.endpoint_configuration for node in wire.client.list_nodes(pool)] == [None, None]
+
+
+def nat(name: str, protocol: str, backend: int, start: int) -> m.BatchInboundNatPool:
+    """A range of 61 ports that leads to one port of each node."""
+    return m.BatchInboundNatPool(
+        name=name,
+        protocol=protocol,
+        backend_port=backend,
+        frontend_port_range_start=start,
+        frontend_port_range_end=start + 60,
+    )
+
+
+def test_strangers_who_knock_leave_the_service_its_files(services: Services, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        wire = services(tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    open_files = Path(f"/proc/{wire.service.pid}/fd")
+    configuration = m.BatchPoolEndpointConfiguration(
+        inbound_nat_pools=[nat("web", "tcp", 18_082, 23_000), nat("dns", "udp", 18_083, 23_100)]
+    )
+    pool = wire.pool(1, network_configuration=m.NetworkConfiguration(endpoint_configuration=configuration))
+    job = wire.job(pool)
+    assert wire.run(job, "/bin/true").execution_info.exit_code == 0  # type: ignore[union-attr]
+    quiet = len(os.listdir(open_files))  # noqa: PTH208
+    (node,) = wire.nodes(pool, 1, "idle")
+    assert node.endpoint_configuration is not None
+    web, dns = node.endpoint_configuration.inbound_endpoints
+    with ExitStack() as ends:
+        # What listens there says nothing and ends nothing.
+        ends.enter_context(socket.create_server((str(web.public_ip_address), 18_082), backlog=300))
+        callers = [
+            ends.enter_context(socket.create_connection((str(web.public_ip_address), web.frontend_port), 5))
+            for _ in range(150)
+        ]
+        for _ in range(150):
+            caller = ends.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            caller.sendto(b"hello", (str(dns.public_ip_address), dns.frontend_port))
+        assert wire.run(job, "/bin/true").execution_info.exit_code == 0  # type: ignore[union-attr]
+        # Broken off, not ended: the side that says nothing is let go as well.
+        for caller in callers:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            caller.close()
+        wire.until(lambda: len(os.listdir(open_files)) < quiet + 60)  # noqa: PTH208
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_doors_do_not_lead_in_a_circle(wire: Wire, protocol: str) -> None:
+    there, back = (24_000, 24_100) if protocol == "tcp" else (25_000, 25_100)
+    configuration = m.BatchPoolEndpointConfiguration(
+        inbound_nat_pools=[nat("there", protocol, back, there), nat("back", protocol, there, back)]
+    )
+    pool = wire.pool(1, network_configuration=m.NetworkConfiguration(endpoint_configuration=configuration))
+    (node,) = wire.nodes(pool, 1, "idle")
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(type=kind) as one, socket.socket(type=kind) as other:
+        # What runs on the node has these ports for itself.
+        one.bind((str(node.ip_address), there))
+        other.bind((str(node.ip_address), back))
+    assert "is not opened" in (wire.service.data / "service.log").read_text()

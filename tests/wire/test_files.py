@@ -119,6 +119,34 @@ def test_listing(wire: Wire, job: str) -> None:
     assert [file.name for file in listed] == [f"{prefix}wd/d"]
 
 
+def test_pages_of_files_skip_and_repeat_nothing_that_stays(wire: Wire, job: str) -> None:
+    # One name is no text, one directory is deep, and some names sort between a directory and what it holds.
+    make = (
+        "mkdir -p d/e/f e; touch d-1 d.2 d/1 d/e/1 d/e/f/1 d/e/f/2 d/x e/1 e/2 $(printf 'n\\377')"
+        "; for n in $(seq 60); do touch $n; done"
+    )
+    task = wire.run(job, f"""/bin/sh -c "{make}" """)
+    assert task.node_info is not None
+    working = wire.root(task.node_info.node_id) / f"workitems/{job}/job-1/{task.id}/wd"
+    whole = [file.name for file in wire.client.list_task_files(job, str(task.id), recursive=True)]
+    assert len(whole) == len(set(whole)) > 75
+    seen: list[str] = []
+    gone: set[str] = set()
+    pages = wire.client.list_task_files(job, str(task.id), recursive=True, max_results=7).by_page()
+    for number, page in enumerate(pages):
+        names = [str(file.name) for file in page]
+        assert 1 <= len(names) <= 7
+        seen += names
+        # What was shown last goes, what comes stands before it.
+        files = [name for name in names if (working.parent / name).is_file() and name.startswith("wd/")]
+        for name in files[-2:]:
+            (working.parent / name).unlink()
+            gone.add(name)
+        (working / f"0{number}").touch()
+    assert len(gone) > 10
+    assert [name for name in seen if not name.startswith("wd/0")] == whole
+
+
 def test_names_of_all_kinds(wire: Wire, job: str) -> None:
     name = "ä b+c%20&d.txt"
     task = wire.run(job, f"/bin/sh -c 'echo odd > \"{name}\"'")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
 
 from tests.support import stalls
+from tests.support.raw import page
 from tests.support.stalls import Watched
 
 if TYPE_CHECKING:
@@ -275,6 +277,26 @@ def test_file_that_becomes_shorter_while_it_is_sent(wire: Wire, job: str, script
     assert "cut" in seen
     assert seen <= {"cut", 0, 50_000_000}
     wire.client.terminate_task(job, task)
+
+
+@pytest.mark.parametrize("moment", [99_999_999_999_999, -99_999_999_999_999, 2**62])
+def test_file_of_a_year_that_has_no_name(services: Services, moment: int) -> None:
+    # Few disks hold such times: memory does.
+    memory = Path("/dev/shm")  # noqa: S108 - its files are removed
+    if not memory.is_dir():
+        pytest.skip(f"{memory}, a file system that holds any time, is missing")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        wire = services(Path(folder) / "data")
+        job = wire.job(wire.pool())
+        python = f"import os; open('old', 'w').close(); os.utime('old', ({moment}, {moment}))"
+        task = wire.run(job, f'python3 -c "{python}"').id
+        (old,) = (file for file in wire.client.list_task_files(job, str(task), recursive=True) if file.name == "wd/old")
+        assert old.properties is not None
+        assert old.properties.last_modified.year == (1 if moment < 0 else 9999)
+        assert wire.text(job, str(task), "wd/old") == ""
+        assert page(wire.service, f"/ui/jobs/{job}/tasks/{task}")[0] == 200
+        wire.service.stop()
+        assert "Traceback" not in (wire.service.data / "service.log").read_text()
 
 
 def test_name_that_is_no_text_keeps_the_exit_code(wire: Wire, job: str, web: Web) -> None:

@@ -253,6 +253,25 @@ def test_deallocated_node_can_be_removed(wire: Wire) -> None:
     wire.client.begin_delete_pool(pool, polling_interval=0).wait()
 
 
+def test_node_that_is_to_leave_while_it_is_deallocated_leaves(own: Callable[[], Wire]) -> None:
+    wire = own()
+    pool = wire.pool(1)
+    job = wire.job(pool)
+    (node,) = wire.nodes(pool, 1, "idle")
+    kept = m.BatchTaskConstraints(retention_time=datetime.timedelta(seconds=8))
+    # So many files that the node is some time on its way.
+    wire.run(job, "/bin/sh -c 'seq 10000 | xargs touch'", constraints=kept)
+    rest: Any = {"nodeDeallocateOption": "requeue"}
+    wire.client.begin_deallocate_node(pool, node.id, rest, polling_interval=3600)
+    leave = m.BatchNodeRemoveOptions(node_ids=[node.id], node_deallocation_option="retaineddata")
+    wire.client.begin_remove_nodes(pool, leave, polling_interval=3600)
+    wire.until(lambda: wire.client.get_node(pool, node.id).state == "deallocated")
+    # It still waits for the task's data, which a restart finds in the state.
+    assert wire.client.get_pool(pool).allocation_state == "resizing"
+    wire.service.stop()
+    own().nodes(pool, 0)
+
+
 def test_failed_start_task_gets_another_chance_by_a_reboot(wire: Wire) -> None:
     flag = wire.service.data / wire.name("flag")
     start = m.BatchStartTask(command_line=f"/bin/sh -c 'test -e {flag}'")

@@ -154,6 +154,13 @@ def test_failed_upload_fails_a_task_that_exited_with_0(wire: Wire, job: str, web
     assert "fine/x" in wire.text(job, task.id, "fileuploadout.txt")
 
 
+def test_answer_that_would_fill_the_memory(wire: Wire, job: str, web: Web) -> None:
+    info = info_of(wire.run(job, "/bin/sh -c 'echo done > x'", output_files=[output(f"{web.url}/flood", "x", "x")]))
+    assert (info.exit_code, info.result) == (0, "failure")
+    assert info.failure_info is not None
+    assert info.failure_info.code == "FileUploadMiscError"
+
+
 def test_missing_container_is_told(wire: Wire, job: str, azurite: AzuriteService, box: Box) -> None:
     missing = generate_container_sas(
         azurite.account,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from azure.batch import models as m
 from azure.core.exceptions import HttpResponseError
@@ -144,6 +146,21 @@ def test_failed_download_of_a_preparation_is_not_retried(wire: Wire, web: Web) -
     wire.state(job, task, "active")
     wire.client.begin_delete_job(job, polling_interval=0).wait()
     wire.client.begin_delete_pool(pool, polling_interval=0).wait()
+
+
+def test_preparation_ends_with_the_jobs_stay_in_its_pool(wire: Wire, tmp_path: Path) -> None:
+    there, elsewhere = wire.pool(1), wire.pool(1)
+    job = prepared(wire, there, f"/bin/sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60'")
+    wire.add(job, "/bin/true")
+    process = psutil.Process(int(wire.until(lambda: "".join(file.read_text() for file in tmp_path.iterdir()))))
+    disable = m.BatchJobDisableOptions(disable_tasks="requeue")
+    wire.client.begin_disable_job(job, disable, polling_interval=0).wait()
+    wire.client.update_job(job, m.BatchJobUpdateOptions(pool_info=m.BatchPoolInfo(pool_id=elsewhere)))
+    wire.until(lambda: not process.is_running())
+    assert statuses(wire, job) == []
+    wire.client.begin_delete_job(job, polling_interval=0).wait()
+    # A node is prepared afresh for the next one.
+    assert wire.run(prepared(wire, there, "/bin/true"), "/bin/true").execution_info.exit_code == 0  # type: ignore[union-attr]
 
 
 def test_preparation_need_not_be_waited_for(wire: Wire, pool: str) -> None:

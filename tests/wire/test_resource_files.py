@@ -125,6 +125,26 @@ def test_unreachable_server(wire: Wire, job: str) -> None:
     assert "secret" not in str(failure.as_dict())
 
 
+@pytest.mark.parametrize("kind", ["endless", "flood", "packed"])
+def test_list_that_would_fill_the_memory(wire: Wire, job: str, web: Web, kind: str) -> None:
+    web.listing = ["a"]
+    files = [m.ResourceFile(storage_container_url=f"{web.url}/{kind}/container")]
+    failure = failure_of(wire.run(job, "/bin/true", resource_files=files))
+    assert failure.code == "BlobDownloadMiscError"
+    # A list that is packed, though nobody has asked for that, is not unpacked: it might be of any size.
+    reasons = {"endless": "does not end", "flood": "larger than", "packed": "cannot be read"}
+    assert reasons[kind] in str(failure.as_dict())
+
+
+@pytest.mark.parametrize("kind", ["httpUrl", "storageContainerUrl"])
+def test_address_that_is_none_is_the_clients_fault(wire: Wire, job: str, kind: str) -> None:
+    files = [m.ResourceFile({kind: "http://[::1/x?sig=secret", "filePath": "x"})]
+    failure = failure_of(wire.run(job, "/bin/true", resource_files=files))
+    # Not Unknown, which our policy tries again.
+    assert failure.code == "BlobDownloadMiscError"
+    assert "secret" not in str(failure.as_dict())
+
+
 @pytest.mark.parametrize("name", ["../../escaped", "a/../../../escaped", "/tmp/escaped-from-batch"])  # noqa: S108 - meant
 def test_blob_name_cannot_lead_out(wire: Wire, job: str, web: Web, name: str) -> None:
     web.listing = [name]

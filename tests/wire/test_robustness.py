@@ -21,7 +21,7 @@ from azure.core.credentials import AzureNamedKeyCredential
 
 from airflow_batchwrap.local import runner
 from airflow_batchwrap.local.wire import routes
-from tests.support.raw import ask, connect, head
+from tests.support.raw import ask, connect, head, signed
 
 if TYPE_CHECKING:
     from tests.support.wire import Wire
@@ -145,6 +145,7 @@ DEEP = b'{"id": "d", "poolInfo": {"poolId": "p"}, "metadata": '
         b'{"id": "\\ud800", "poolInfo": {"poolId": "p"}}',
         b'{"id": "x", "displayName": "\\ud800", "poolInfo": {"poolId": "p"}, "priority": 5000}',
         gzip.compress(b'{"id": "x", "poolInfo": {"poolId": "p"}}', mtime=0),
+        b'{"id": "x", "poolInfo": {"poolId": "p"}, "odata.type": 1e999}',
     ],
 )
 def test_hostile_body_is_refused(hasty: Wire, body: bytes) -> None:
@@ -152,6 +153,29 @@ def test_hostile_body_is_refused(hasty: Wire, body: bytes) -> None:
     assert status == 400
     assert json.loads(answer)["code"]
     assert list(hasty.client.list_jobs()) == []
+
+
+def test_number_that_json_cannot_hold_comes_into_no_list(wire: Wire) -> None:
+    image = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"}
+    extension = {"name": "one", "publisher": "a", "type": "b", "settings": {"large": "@"}}
+    machine = {"imageReference": image, "nodeAgentSKUId": "batch.node.ubuntu 24.04", "extensions": [extension]}
+    pool = {"id": wire.name("pool"), "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine}
+    for number, status in ((b"1e999", 400), (b"-1e400", 400), (b"1e300", 201)):
+        body = json.dumps(pool).encode().replace(b'"@"', number)
+        assert ask(wire.service, head(wire.service, "POST", "/pools", body) + body)[0] == status
+    assert b"Infinity" not in ask(wire.service, head(wire.service, "GET", "/pools"))[1]
+
+
+def test_places_and_ranges_of_very_many_digits(wire: Wire, pool: str, job: str) -> None:
+    task = wire.run(job, "/bin/echo hello").id
+    node = next(iter(wire.client.list_nodes(pool))).id
+    many = {"$skiptoken": "9" * 5000}
+    for path in ("/supportedimages", f"/pools/{pool}/nodes/{node}/files", f"/jobs/{job}/tasks/{task}/files"):
+        status, answer = signed(wire.service, "GET", path, many)
+        assert (status, answer["code"]) == (400, "InvalidQueryParameterValue")
+    file = f"/jobs/{job}/tasks/{task}/files/stdout.txt"
+    for asked, status in (("9" * 5000 + "-", 400), ("1-" + "9" * 5000, 400), ("1-" + "9" * 50, 200)):
+        assert ask(wire.service, head(wire.service, "GET", file, Range=f"bytes={asked}"))[0] == status
 
 
 def test_compressed_body_is_refused_by_its_header(hasty: Wire) -> None:

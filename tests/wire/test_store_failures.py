@@ -67,6 +67,47 @@ class Asked(threading.Thread):
         return self.is_alive()
 
 
+def test_task_that_is_reactivated_starts_once_that_is_kept(services: Services, tmp_path: Path) -> None:
+    data, mark = tmp_path / "data", tmp_path / "mark"
+    wire = services(data)
+    job = wire.job(wire.pool())
+    task = str(wire.run(job, f"/bin/sh -c 'echo x >> {mark}; exit 3'").id)
+    with locked(data):
+        again = Asked(wire, lambda client: client.reactivate_task(job, task) or "reactivated")
+        assert again.waits()
+        assert mark.read_text() == "x\n"
+    again.join()
+    assert again.answer == "reactivated"
+    wire.until(lambda: mark.read_text() == "x\nx\n")
+    assert wire.state(job, task, "completed").execution_info.exit_code == 3  # type: ignore[union-attr]
+
+
+def test_no_error_says_what_is_not_kept(services: Services, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    wire = services(data)
+    job = wire.job("nowhere")
+    task = wire.add(job, "/bin/true")
+    late = m.BatchJobCreateOptions(id="late", pool_info=m.BatchPoolInfo(pool_id="nowhere"))
+    with locked(data):
+        wishes = [
+            Asked(wire, lambda client: client.create_job(late) or "made"),
+            Asked(wire, lambda client: client.delete_task(job, task) or "deleted"),
+        ]
+        assert wishes[0].waits()
+        assert wishes[1].is_alive()
+        # A crash now would take both back: nobody may hear that they are done.
+        others = [
+            Asked(wire, lambda client: client.create_job(late)),
+            Asked(wire, lambda client: client.get_task(job, task)),
+        ]
+        assert others[0].waits()
+        assert others[1].is_alive()
+    for one in (*wishes, *others):
+        one.join()
+    assert [wish.answer for wish in wishes] == ["made", "deleted"]
+    assert ["JobExists" in str(others[0].answer), "TaskNotFound" in str(others[1].answer)] == [True, True]
+
+
 @pytest.mark.parametrize("fault", ["locked", "full"])
 def test_nothing_is_shown_or_started_that_is_not_kept(services: Services, tmp_path: Path, fault: str) -> None:
     data, mark = tmp_path / "data", tmp_path / "mark"

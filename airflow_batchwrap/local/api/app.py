@@ -57,6 +57,9 @@ _SELECTED = {
     "{extensionName": "BatchNodeVMExtension",
 }
 
+#: Errors that say what is there and what is not: they are given once that is kept, as every answer is.
+_OF_STATE = frozenset({404, 409, 412})
+
 #: The operations that there are, by name; every other of operations.json answers 501.
 HANDLERS: dict[str, Callable[[Call], Awaitable[Reply]]] = {
     name: getattr(module, name)
@@ -96,7 +99,7 @@ class Api:
                     f"The local Batch service does not implement the operation {call.operation.name}.",
                     values={"Operation": call.operation.name},
                 )
-            reply, status = await handler(call), call.operation.status
+            reply, status = await self._handled(handler, call), call.operation.status
         except BatchError as error:
             reply = Reply(error.body(request_id, base), error.headers, error.status)
         except StoreError as error:
@@ -109,6 +112,14 @@ class Api:
             scope[CUT]()
             return
         await _send(send, scope["method"], reply, reply.status or status, headers, request_id)
+
+    async def _handled(self, handler: Callable[[Call], Awaitable[Reply]], call: Call) -> Reply:
+        try:
+            return await handler(call)
+        except BatchError as error:
+            if error.status in _OF_STATE:
+                await self._world.store.commit()
+            raise
 
     async def _call(self, scope: Scope, headers: dict[str, str], receive: Receive, base: str, request_id: str) -> Call:
         config = self._world.config

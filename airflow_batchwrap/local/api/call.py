@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -30,6 +31,8 @@ ROOM = 1024 * 1024
 _PLAIN = frozenset({"jobs", "jobschedules", "nodes", "pools", "tasks"})
 #: How many items of a list are looked at in one turn of the event loop.
 TURN = 100
+#: How many digits the number of an item in a list has at most: Python reads 4,300 of them and no more.
+_DIGITS = 18
 #: From so many bytes on, a body is parsed beside the loop, and without the garbage collector: it would look for cycles
 #: again and again among hundreds of thousands of new lists, which hold none, and take five times as long.
 _LARGE = 64 * 1024
@@ -138,7 +141,7 @@ class Call:
             if large:
                 gc.disable()
             # How deep it may be nested is for the schema to say; json itself gives up before the stack does.
-            parsed = json.loads(self.raw.decode("utf-8-sig"), parse_constant=_no_number)
+            parsed = json.loads(self.raw.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
             if b"\\ud" in self.raw or b"\\uD" in self.raw:
                 # Half of a pair is no character: no file, variable or answer can hold it.
                 json.dumps(parsed, ensure_ascii=False).encode()
@@ -425,11 +428,29 @@ def numbered(rows: Sequence[L]) -> Callable[[str], Iterable[L]]:
     """
 
     def items(after: str) -> Iterable[L]:
-        if after and not after.isdecimal():
-            raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
-        return rows[int(after or 0) :]
+        return rows[place_of(after) :]
 
     return items
+
+
+def place_of(token: str) -> int:
+    """Read a ``$skiptoken`` that is a number.
+
+    :param token: the token; it may be empty.
+    :return: the number.
+    :raises BatchError: it is none that this service gives.
+    """
+    if token and not (token.isdecimal() and len(token) <= _DIGITS):
+        raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
+    return int(token or 0)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        # It would be written as Infinity, which is no JSON: a whole list could not be read for one such number.
+        raise BatchError("InvalidRequestBody", f"The number {text[:40]} is larger than any double.")
+    return number
 
 
 def _no_number(text: str) -> None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from airflow_batchwrap.local.api import views
-from airflow_batchwrap.local.api.call import Call, Reply, moment
+from airflow_batchwrap.local.api.call import Call, Reply, moment, place_of
 from airflow_batchwrap.local.model.entities import Node
 from airflow_batchwrap.local.node import opening, threads
 from airflow_batchwrap.local.node.layout import job_directory
@@ -22,10 +22,15 @@ from airflow_batchwrap.local.node.walking import walk
 from airflow_batchwrap.local.wire import schema, times
 from airflow_batchwrap.local.wire.errors import BatchError
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=(\d{1,4000})-(\d{0,4000})")
 _CHUNK = 256 * 1024
 #: The directory for certificates in that of a task, seen from there or from the node's root.
 _CERTIFICATES = re.compile(r"(?:(?:workitems/[^/]+/[^/]+/[^/]+|startup)/)?certs")
+#: Where a walk is, seen from the place that a page begins after: not yet there, or behind it. On the way to it, it is
+#: the number of names that lead there.
+_BEFORE, _BEYOND = -1, -2
+#: How many characters a path has at most that says where a page begins: the head of a request has to hold it.
+_LONGEST_PLACE = 8_000
 #: Node states in which nobody answers for a node's files.
 _AWAY = ("deallocated", "deallocating", "preempted", "unusable")
 
@@ -180,26 +185,37 @@ async def _content(file: FileIO, first: int, size: int) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    place: str
+    number: int
     name: str
     status: os.stat_result
 
+    @property
+    def place(self) -> str:
+        """Its path, so that files which go or come meanwhile shift nothing; its number where that is too long."""
+        path = f"/{quote(os.fsencode(self.name))}"
+        return path if len(path) <= _LONGEST_PLACE else str(self.number)
+
 
 def _walk(root: _Root, recursive: bool, after: str) -> Generator[_File | None, None, None]:
-    """The files after the one of a number; what cannot be shown has a number too."""
-    if after and not after.isdecimal():
-        raise BatchError("InvalidQueryParameterValue", values={"QueryParameterName": "$skiptoken"})
-    uid, last = 0, int(after or 0)
+    """The files after the one of a place, by their names; what cannot be shown has a number too."""
+    way = os.fsdecode(unquote_to_bytes(after[1:])).split("/") if after.startswith("/") else []
+    uid, last = 0, 0 if way else place_of(after)
 
-    def look(_: str, directory: bool, deeper: bool) -> tuple[bool, bool | None]:
+    def look(name: str, _: bool, on_way: int) -> tuple[bool, int | None]:
         nonlocal uid
         uid += 1
-        return uid > last, True if deeper and directory else None
+        if on_way < 0:
+            wanted, inner = on_way == _BEYOND and uid > last, on_way
+        elif name == way[on_way]:
+            wanted, inner = False, on_way + 1 if on_way + 1 < len(way) else _BEYOND
+        else:
+            wanted, inner = name > way[on_way], _BEYOND if name > way[on_way] else _BEFORE
+        return wanted, inner if recursive else None
 
-    for entry in walk(root.path, recursive, look):
+    for entry in walk(root.path, 0 if way else _BEYOND, look):
         hidden = entry is None or (not root.certificates and _CERTIFICATES.fullmatch(entry.name) is not None)
         status = None if entry is None or hidden else entry.status()
-        yield _File(str(uid), entry.name, status) if entry is not None and status is not None else None
+        yield _File(uid, entry.name, status) if entry is not None and status is not None else None
 
 
 def _view(root: _Root, file: _File) -> dict[str, Any]:

@@ -128,9 +128,7 @@ class Jobs:
                 raise BatchError(
                     "OperationInvalidForCurrentState", "The pool can be changed only while the job is disabled."
                 )
-            for part in job.nodes.values():
-                self._base.store.drop(part.uid)
-            job.nodes.clear()
+            self._preparations.abandon(job)
         if job.body["onAllTasksComplete"] == "terminatejob" != body["onAllTasksComplete"]:
             raise invalid("onAllTasksComplete", "terminatejob cannot be taken back.")
         job.body = body

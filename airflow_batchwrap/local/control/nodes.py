@@ -140,7 +140,9 @@ class Nodes:
         if node.state != wish or self._base.stopping:
             return
         if wish is NodeWish.DEALLOCATE:
-            node.wish = NodeWish.NONE
+            if node.wish is wish:
+                # It may have been asked to leave meanwhile, which still holds.
+                node.wish = NodeWish.NONE
             node.move(NodeState.DEALLOCATED)
             self._base.store.touch(node)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -55,8 +56,10 @@ def decide(pool: Pool, jobs: Iterable[Job], added_before: float = math.inf) -> I
     room = _Room(pool)
     for job in waiting:
         barred = _barred(job)
+        gangs = _gangs(pool, job, room, barred)
         while job.ready and (job.parallel < 0 or job.running < job.parallel):
-            if (gang := _gang(pool, job, room, barred)) is not None:
+            gang = gangs[0] if gangs and _is_next(gangs[0], job, room) else None
+            if gang is not None:
                 several = room.empty(gang.instances, barred)
                 if several is None:
                     # What is free is held for it until there are as many nodes as it needs.
@@ -71,6 +74,8 @@ def decide(pool: Pool, jobs: Iterable[Job], added_before: float = math.inf) -> I
                 yield TooEarly(decision.task)
                 break
             yield decision
+            if gang is not None:
+                gangs.popleft()
             for node in decision.nodes:
                 room.update(node)
 
@@ -142,20 +147,18 @@ def _barred(job: Job) -> frozenset[str]:
     return frozenset(node_id for node_id, part in job.nodes.items() if part.barred)
 
 
-def _gang(pool: Pool, job: Job, room: _Room, barred: frozenset[str]) -> Task | None:
-    """The multi-instance task that is next, if one is, and could run here."""
+def _gangs(pool: Pool, job: Job, room: _Room, barred: frozenset[str]) -> deque[Task]:
+    """The multi-instance tasks that could run here, oldest first."""
     # Learn: without inter-node communication, or with several slots, such a task is never scheduled.
-    gangs = job.ready.gangs() if pool.body["enableInterNodeCommunication"] and room.slots == 1 else []
-    if not gangs:
-        return None
+    waiting = job.ready.gangs() if pool.body["enableInterNodeCommunication"] and room.slots == 1 else []
+    candidates = sum(node.id not in barred for node in room.usable) if waiting else 0
+    return deque(task for task in waiting if candidates >= task.instances)
+
+
+def _is_next(gang: Task, job: Job, room: _Room) -> bool:
+    """Whether no other task of the job is older."""
     first = job.ready.first(room.slots)
-    candidates = sum(node.id not in barred for node in room.usable)
-    for task in gangs:
-        if first is not None and first.uid < task.uid:
-            return None
-        if candidates >= task.instances:
-            return task
-    return None
+    return first is None or first.uid > gang.uid
 
 
 def _single(pool: Pool, job: Job, room: _Room, barred: frozenset[str]) -> Placement | None:

@@ -72,6 +72,11 @@ class Preparations:
             if run.reason is not None or not outcome.retriable or 0 <= limit <= execution.retries:
                 break
             execution.retry()
+        if part.job.nodes.get(part.node_id) is not part:
+            # Its job has left the pool: nobody asks, and nothing of it is kept.
+            del self._runs[part]
+            self._over.pop(part).set()
+            return
         execution.finish(outcome.exit_code, outcome.failure, outcome.container)
         if run.reason in (Ending.REQUEUE, Ending.LOST, Ending.DISCARD):
             part.prepare = None
@@ -114,6 +119,17 @@ class Preparations:
         for run in [run for part in job.nodes.values() if (run := self._runs.get(part))]:
             run.stop(Ending.TERMINATED)
             await run.over.wait()
+
+    def abandon(self, job: Job) -> None:
+        """End and forget what a job has prepared, or prepares still, on the nodes of a pool that it leaves.
+
+        :param job: the job, disabled.
+        """
+        for part in job.nodes.values():
+            self._base.store.drop(part.uid)
+            if (run := self._runs.get(part)) is not None:
+                run.stop(Ending.DISCARD)
+        job.nodes.clear()
 
     def on(self, node: Node) -> list[Run]:
         """What is prepared or released on a node now.

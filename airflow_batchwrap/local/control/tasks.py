@@ -287,7 +287,7 @@ class Tasks:
         task.changed()
         self._base.store.touch(task)
         task.job.dependencies.unsatisfy(task.id)
-        self.queue(task)
+        self._base.store.when_kept(functools.partial(self._queue_kept, task))
 
     async def forget(self, task: Task) -> None:
         """Take a task out of its job, with its run and its files.

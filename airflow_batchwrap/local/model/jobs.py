@@ -124,6 +124,7 @@ class Task(Entity):
     """A task; its body is kept as the JSON it came as."""
 
     __slots__ = (
+        "_instances",
         "body",
         "container",
         "ended",
@@ -173,6 +174,7 @@ class Task(Entity):
         self.begin(TaskState.ACTIVE, self.created)
         self.job = job
         self.body = body
+        self._instances: int | None = None
         #: The body that is kept already: one that has not changed since is not written again.
         self.kept: bytes | None = None
         self.slots = slots
@@ -217,7 +219,11 @@ class Task(Entity):
     @property
     def instances(self) -> int:
         """How many nodes it needs (Learn: MultiInstanceSettings.numberOfInstances, 1 by default)."""
-        return int(json.loads(self.body)["multiInstanceSettings"].get("numberOfInstances", 1)) if self.gang else 1
+        if self._instances is None:
+            # Read once, as no client can change it: each look for a place asks it of all that wait for more nodes.
+            settings = json.loads(self.body)["multiInstanceSettings"] if self.gang else {}
+            self._instances = int(settings.get("numberOfInstances", 1))
+        return self._instances
 
     def needs(self, slots: int) -> int:
         """How many slots it takes on a node: all of them for a job manager that has to be alone.

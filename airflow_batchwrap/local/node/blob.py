@@ -25,6 +25,10 @@ PAUSE = 0.2
 #: A file up to this size goes up in one request, a larger one in blocks of this size.
 BLOCK = 32 * 1024 * 1024
 _CHUNK = 256 * 1024
+#: What a server may answer, in bytes: with a page of a list (of at most 5,000 blobs with their metadata:
+#: https://learn.microsoft.com/rest/api/storageservices/list-blobs), and to a file that was put; and how many pages a
+#: list may have. More would fill the memory.
+_PAGE, _ANSWER, _PAGES = 128 * 1024 * 1024, 1024 * 1024, 1000
 T = TypeVar("T")
 
 
@@ -48,7 +52,10 @@ def bare(url: str) -> str:
     :param url: the address.
     :return: scheme, host and path.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "An address that cannot be read"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -59,8 +66,12 @@ def child(container_url: str, name: str, query: str = "") -> str:
     :param name: the blob's name; empty for the container itself.
     :param query: query parameters to add.
     :return: the address.
+    :raises TransferError: the container's address is none.
     """
-    parts = urlsplit(container_url)
+    try:
+        parts = urlsplit(container_url)
+    except ValueError as error:
+        raise TransferError(0, container_url, f"{error}") from None
     path = parts.path.rstrip("/") + ("/" + quote(name, safe="/~") if name else "")
     return urlunsplit((parts.scheme, parts.netloc, path, "&".join(filter(None, (query, parts.query))), ""))
 
@@ -147,19 +158,23 @@ class BlobClient:
         """
         found: list[Blob] = []
         marker = ""
+        seen: set[str] = set()
         while True:
             query = f"restype=container&comp=list&include=metadata&prefix={quote(prefix, safe='')}"
             url = child(container_url, "", query + (f"&marker={quote(marker, safe='')}" if marker else ""))
 
             async def attempt(url: str = url) -> bytes:
-                answer = await self._http.get(url)
-                answer.raise_for_status()
-                return answer.content
+                async with self._http.stream("GET", url) as answer:
+                    answer.raise_for_status()
+                    return await _read(answer, _PAGE)
 
             blobs, marker = await threads.apart(_read_list, await self._tried(url, attempt))
             found += blobs
             if not marker:
                 return found
+            if marker in seen or len(seen) == _PAGES:
+                raise TransferError(0, container_url, f"the list of blobs does not end within {_PAGES} pages")
+            seen.add(marker)
 
     async def upload(self, descriptor: int, size: int, url: str, headers: dict[str, str]) -> None:
         """Put a file, as long as it is when this begins.
@@ -185,8 +200,11 @@ class BlobClient:
         )
 
         async def commit() -> None:
-            answer = await self._http.put(_with_query(url, "comp=blocklist"), content=body.encode(), headers=headers)
-            answer.raise_for_status()
+            async with self._http.stream(
+                "PUT", _with_query(url, "comp=blocklist"), content=body.encode(), headers=headers
+            ) as answer:
+                answer.raise_for_status()
+                await _read(answer, _ANSWER)
 
         await self._tried(url, commit)
 
@@ -201,8 +219,11 @@ class BlobClient:
                 yield chunk
 
         async def attempt() -> None:
-            answer = await self._http.put(url, content=content(), headers={"Content-Length": str(size), **headers})
-            answer.raise_for_status()
+            async with self._http.stream(
+                "PUT", url, content=content(), headers={"Content-Length": str(size), **headers}
+            ) as answer:
+                answer.raise_for_status()
+                await _read(answer, _ANSWER)
 
         await self._tried(url, attempt)
 
@@ -224,6 +245,18 @@ class BlobClient:
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("unreachable")
+
+
+async def _read(answer: httpx.Response, most: int) -> bytes:
+    """The body of an answer, as it comes: unpacked, it might be any size."""
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in answer.aiter_raw():
+        size += len(chunk)
+        if size > most:
+            raise TransferError(0, str(answer.url), f"the server's answer is larger than {most} bytes")
+        parts.append(chunk)
+    return b"".join(parts)
 
 
 def _with_query(url: str, query: str) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from airflow_batchwrap.local.node.relay import Relay
+from airflow_batchwrap.local.node.room import Room, most
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Doors:
 
     def __init__(self) -> None:
         self._servers: dict[str, list[_Door]] = {}
+        self._room = Room(most())
 
     async def open(self, node: str, endpoints: list[dict[str, Any]]) -> None:
         """Open a node's doors; those that are open stay so.
@@ -66,12 +68,23 @@ class Doors:
         if node in self._servers or not endpoints:
             return
         servers = self._servers[node] = []
+        backends = {(one["protocol"], one["backendPort"]) for one in endpoints}
         for one in endpoints:
             address, port = one["publicIPAddress"], one["frontendPort"]
             if port == one["backendPort"]:
                 continue
+            if (one["protocol"], port) in backends:
+                # A door behind a door: nothing of the node's own could listen there, and two may lead in a circle.
+                log.warning(
+                    "The inbound endpoint %s of node %s is not opened: its frontend port %d is another one's backend "
+                    "port. Choose ranges of frontend ports that hold no backend port of the pool.",
+                    one["name"],
+                    node,
+                    port,
+                )
+                continue
             try:
-                server = await _OPEN[one["protocol"]](address, port, one["backendPort"])
+                server = await _OPEN[one["protocol"]](address, port, one["backendPort"], self._room)
             except OSError as error:
                 log.warning("The inbound endpoint %s of node %s cannot be opened: %s.", one["name"], node, error)
                 continue
@@ -95,42 +108,65 @@ class Doors:
             self.close(node)
 
 
-async def _open_tcp(address: str, port: int, backend: int) -> _Door:
-    return await asyncio.start_server(_through(address, backend), address, port)
+async def _open_tcp(address: str, port: int, backend: int, room: Room) -> _Door:
+    return await asyncio.start_server(_through(address, backend, room), address, port)
 
 
-async def _open_udp(address: str, port: int, backend: int) -> _Door:
+async def _open_udp(address: str, port: int, backend: int, room: Room) -> _Door:
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: Relay(address, backend), local_addr=(address, port))
+    transport, _ = await loop.create_datagram_endpoint(
+        lambda: Relay(address, backend, room), local_addr=(address, port)
+    )
     return transport
 
 
-_OPEN: dict[str, Callable[[str, int, int], Awaitable[_Door]]] = {"tcp": _open_tcp, "udp": _open_udp}
+_OPEN: dict[str, Callable[[str, int, int, Room], Awaitable[_Door]]] = {"tcp": _open_tcp, "udp": _open_udp}
 
 
-def _through(address: str, port: int) -> Any:
+def _through(address: str, port: int, room: Room) -> Any:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            inner_reader, inner_writer = await asyncio.open_connection(address, port)
-        except OSError:
-            # As on Azure while nothing listens: the connection ends.
-            writer.close()
+        if not room.take():
+            writer.transport.abort()
             return
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, inner_writer))
-                group.create_task(_copy(inner_reader, writer))
+            await _lead(reader, writer, address, port)
         finally:
-            for end in (writer, inner_writer):
-                end.close()
+            room.give_back()
 
     return connected
 
 
+async def _lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:
+    """Lead a connection on, until both sides have ended it or one has broken it off."""
+    try:
+        inner_reader, inner_writer = await asyncio.open_connection(address, port)
+    except OSError:
+        # As on Azure while nothing listens: the connection ends.
+        writer.close()
+        return
+    ends, whole = (writer, inner_writer), False
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_copy(reader, inner_writer))
+            group.create_task(_copy(inner_reader, writer))
+        whole = True
+    except* OSError:
+        # The other side is told in the same way: it might wait for ever.
+        pass
+    finally:
+        for end in ends:
+            if whole:
+                end.close()
+            else:
+                end.transport.abort()
+        for end in ends:
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
+
+
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := await reader.read(_CHUNK):
-            writer.write(chunk)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
+    while chunk := await reader.read(_CHUNK):
+        writer.write(chunk)
+        await writer.drain()
+    if writer.can_write_eof():
+        writer.write_eof()

@@ -6,6 +6,8 @@ import asyncio
 from collections import deque
 from typing import Any, cast
 
+from airflow_batchwrap.local.node.room import Room
+
 #: For how long a caller's way back is kept after the last datagram, in seconds: what routers commonly do, and no less
 #: than the two minutes that RFC 4787 (REQ-5, https://www.rfc-editor.org/rfc/rfc4787) asks of them.
 IDLE = 120.0
@@ -17,14 +19,15 @@ CALLERS, WAITING = 256, 16
 class Relay(asyncio.DatagramProtocol):
     """The port that callers see.
 
-    loop.create_datagram_endpoint(lambda: Relay("127.7.0.1", 53), local_addr=("127.7.0.1", 20_053))
+    loop.create_datagram_endpoint(lambda: Relay("127.7.0.1", 53, Room(64)), local_addr=("127.7.0.1", 20_053))
 
     :param address: where datagrams go on to.
     :param port: the port there.
+    :param room: how many ways back there may be, with all that others hold.
     """
 
-    def __init__(self, address: str, port: int) -> None:
-        self._target = (address, port)
+    def __init__(self, address: str, port: int, room: Room) -> None:
+        self._target, self._room = (address, port), room
         self._transport: asyncio.DatagramTransport | None = None
         #: In the order of their last datagrams, the oldest first.
         self._ways: dict[Any, _Way] = {}
@@ -43,9 +46,11 @@ class Relay(asyncio.DatagramProtocol):
         """Pass a caller's datagram on."""
         way = self._ways.pop(caller, None)
         if way is None:
-            if len(self._ways) >= CALLERS:
+            if self._ways and (len(self._ways) >= CALLERS or self._room.full):
                 self._ways.pop(next(iter(self._ways))).close()
-            way = _Way(self, caller)
+            if not self._room.take():
+                return
+            way = _Way(self, caller, self._room)
             way.begin(self._target)
         self._ways[caller] = way
         way.send(data)
@@ -70,8 +75,9 @@ class Relay(asyncio.DatagramProtocol):
 class _Way(asyncio.DatagramProtocol):
     """One caller's way there and back: a port of its own, so that the answers are known as the caller's."""
 
-    def __init__(self, relay: Relay, caller: Any) -> None:
-        self._relay, self._caller = relay, caller
+    def __init__(self, relay: Relay, caller: Any, room: Room) -> None:
+        self._relay, self._caller, self._room = relay, caller, room
+        self._open_still = True
         self._transport: asyncio.DatagramTransport | None = None
         self._waiting: deque[bytes] = deque(maxlen=WAITING)
         self._end: asyncio.TimerHandle | None = None
@@ -85,7 +91,7 @@ class _Way(asyncio.DatagramProtocol):
             await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, remote_addr=target)
         except OSError:
             # No port is free: what waited is lost.
-            self._relay.forget(self._caller)
+            self._leave()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
@@ -116,6 +122,9 @@ class _Way(asyncio.DatagramProtocol):
         self.close()
 
     def close(self) -> None:
+        if self._open_still:
+            self._open_still = False
+            self._room.give_back()
         if self._end is not None:
             self._end.cancel()
         if self._opening is not None:

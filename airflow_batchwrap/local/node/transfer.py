@@ -109,7 +109,7 @@ def _auto_storage(file: dict[str, Any], account: Path) -> str:
         descriptor, _ = opening.plain(account)
         with os.fdopen(descriptor) as opened:
             return child(opened.read().strip(), name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, TransferError):
         raise TaskFailed(
             "ResourceContainerNotFound",
             f"The local Batch service has no auto storage account: write the address of a blob service, with a SAS, to "
@@ -266,8 +266,9 @@ class Uploads:
                 "The name of an output file is no UTF-8, and a blob can have no such name: rename the file.",
                 FilePath=shown,
             ) from None
-        url = child(container, name)
+        url = container
         try:
+            url = child(container, name)
             descriptor, status = await threads.opened(opening.reading, self._root, match.path)
             try:
                 await self._blobs.upload(descriptor, status.st_size, url, headers)

@@ -9,6 +9,7 @@ It goes down by descriptors and comes back up by `..`, as fts(3) does, and looks
 
 from __future__ import annotations
 
+import heapq
 import os
 import stat
 from collections.abc import Callable, Generator, Sequence
@@ -21,8 +22,8 @@ from airflow_batchwrap.local.node import opening
 S = TypeVar("S")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Larger directories are walked in the order that the file system has: sorting them would hold up the event loop, since
-#: nothing else runs in a process of Python meanwhile.
+#: How many names are sorted at once. More would hold up the event loop, since nothing else runs in a process of Python
+#: meanwhile: larger directories are sorted in parts, which are brought together bit by bit.
 _SORTED = 10_000
 
 
@@ -130,21 +131,29 @@ def _mark(directory: int) -> tuple[int, int]:
 
 def _entries(directory: int) -> Generator[None, None, list[tuple[str, bool, bool]]]:
     """Read a directory: names, and whether they are directories or links; the first one last."""
-    found: list[tuple[str, bool, bool]] = []
+    parts: list[list[tuple[str, bool, bool]]] = [[]]
     try:
         with os.scandir(directory) as listing:
             for entry in listing:
                 try:
-                    found.append((entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()))
+                    parts[-1].append((entry.name, entry.is_dir(follow_symlinks=False), entry.is_symlink()))
                 except OSError:
                     continue
-                if len(found) % 256 == 0:
+                if len(parts[-1]) == _SORTED:
+                    parts[-1].sort(reverse=True)
+                    parts.append([])
+                if len(parts[-1]) % 256 == 0:
                     yield None
     except OSError:
         pass
-    if len(found) <= _SORTED:
-        found.sort()
-    found.reverse()
+    parts[-1].sort(reverse=True)
+    if len(parts) == 1:
+        return parts[0]
+    found: list[tuple[str, bool, bool]] = []
+    for item in heapq.merge(*parts, reverse=True):
+        found.append(item)
+        if len(found) % 256 == 0:
+            yield None
     return found
 
 

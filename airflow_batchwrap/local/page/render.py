@@ -11,6 +11,8 @@ from typing import Any
 import jinja2
 from starlette.responses import Response
 
+from airflow_batchwrap.local.wire import times
+
 HERE = Path(__file__).parent
 
 #: What a person is told of each state of a node: the group that gives its colour, and a sign, so that the colour is
@@ -73,7 +75,7 @@ def moment(value: float | None) -> str:
     :param value: seconds since the epoch; it may be absent.
     :return: the time in UTC, without its zone, which the page names once.
     """
-    return "" if value is None else datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if value is None else datetime.fromtimestamp(times.named(value), UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def span(seconds: float | None) -> str:

@@ -34,6 +34,15 @@ def now() -> float:
     return time.time()
 
 
+def named(moment: float) -> float:
+    """A time that has a name: a task may give its files any, in the years 0 or 3,000,000.
+
+    :param moment: seconds since the epoch.
+    :return: the nearest second that lies in a year from 1 to 9999.
+    """
+    return min(max(moment, FIRST), LAST)
+
+
 def iso(moment: float) -> str:
     """A time as it stands in an entity.
 
@@ -41,7 +50,7 @@ def iso(moment: float) -> str:
     :return: ISO 8601 in UTC with microseconds.
     """
     # Not strftime, which writes early years with fewer digits.
-    return datetime.fromtimestamp(moment, UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    return datetime.fromtimestamp(named(moment), UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def iso7(moment: float) -> str:
@@ -59,7 +68,7 @@ def http_date(moment: float) -> str:
     :param moment: seconds since the epoch.
     :return: such as ``Sun, 22 Nov 2026 10:00:00 GMT``.
     """
-    return formatdate(moment, usegmt=True)
+    return formatdate(named(moment), usegmt=True)
 
 
 def parse_iso(text: str) -> float:
