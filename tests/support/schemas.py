@@ -95,7 +95,8 @@ class Things:
             self.ids["nodeId"] = next(iter(wire.client.list_nodes(pool))).id
             self.ids["userName"] = "user"
             wire.client.create_node_user(pool, self.ids["nodeId"], m.BatchNodeUserCreateOptions(name="user"))
-            self.ids.pop("jobId", None)
+            # Not left behind: as many jobs as there are pools here would be more than an account may have.
+            self.spoil("jobId")
         if "jobId" not in self.ids:
             self.ids["jobId"] = wire.job(self.ids["poolId"])
             self.ids["taskId"] = wire.run(self.ids["jobId"], "/bin/echo text").id
